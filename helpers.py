@@ -27,7 +27,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
@@ -41,12 +41,15 @@ PHOTOS_COMMIT = "7ed86a9cc56763b6acb35e41cb35184e43a5d218"
 PHOTOS_URL = f"https://github.com/alexeygrigorev/clothing-dataset/archive/{PHOTOS_COMMIT}.zip"
 PHOTOS_SHA256 = "57ce6e8cb41d5fa7fffbb5ad67abf6fef766fb67fb1115d49c6b257f7e18ddf6"
 PHOTO_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
-FORMATS = ["JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
+FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
 MAX_PIXELS, MAX_ASPECT, MAX_SCANS = 64_000_000, 20, 100
 
 
 class BadPhoto(ValueError):
-    """A file that is no usable photo; the message names it and says why."""
+    """A file that is no usable photo: BadPhoto(path, why)."""
+
+    def __str__(self):
+        return ": ".join(map(str, self.args))
 
 
 def pil_loader(path):
@@ -61,21 +64,29 @@ def pil_loader(path):
     if not os.path.lexists(path):
         raise FileNotFoundError(f"there is no photo {str(path)!r} (looked in {Path.cwd().name}/): check its name")
     if not path.is_file():  # opening a pipe would wait for ever
-        raise BadPhoto(f"{path}: not a file (a folder, a pipe, or a link that leads nowhere)")
+        raise BadPhoto(path, "not a file (a folder, a pipe, or a link that leads nowhere)")
+    why = f"not a photo in a format that is read here ({', '.join(FORMATS)}), whatever its name says"
     try:
+        Image.init()  # Image.open knows the rarer of its formats only after this
         with open(path, "rb") as f:
             img = Image.open(f, formats=FORMATS)
             width, height = img.size
             if width * height > MAX_PIXELS:
-                raise BadPhoto(f"{width}x{height} is over {MAX_PIXELS / 1e6:.0f} million pixels: scale it down first")
+                raise BadPhoto(path, f"{width}x{height} is over {MAX_PIXELS / 1e6:.0f} million pixels: scale it down first")
             if max(width, height) > MAX_ASPECT * min(width, height):
-                raise BadPhoto(f"{width}x{height} is more than {MAX_ASPECT} times longer than wide: crop it first")
+                raise BadPhoto(path, f"{width}x{height} is more than {MAX_ASPECT} times longer than wide: crop it first")
             if img.info.get("progressive") and path.read_bytes().count(b"\xff\xda") > MAX_SCANS:
-                raise BadPhoto(f"a progressive JPEG of over {MAX_SCANS} scans, made to keep a reader busy")
+                raise BadPhoto(path, f"a progressive JPEG of over {MAX_SCANS} scans, made to keep a reader busy")
             img.load()
         return _to_rgb(_upright(img))
+    except BadPhoto:
+        raise
+    except UnidentifiedImageError:
+        raise BadPhoto(path, why if path.stat().st_size else "the file is empty") from None
+    except Image.DecompressionBombError as error:
+        raise BadPhoto(path, f"over {MAX_PIXELS / 1e6:.0f} million pixels: scale it down first") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
-        raise BadPhoto(f"{path}: {error or type(error).__name__}") from error
+        raise BadPhoto(path, f"damaged ({error or type(error).__name__})") from error
 
 
 def _upright(img):
@@ -342,7 +353,7 @@ def extract_embeddings(paths, backbone, emb_filename=None, images=None):
                 photos.append(pil_loader(files[i]))
                 good.append(i)
             except (OSError, BadPhoto) as error:
-                bad.append(str(error))
+                bad.append(f"{names[i]}: {error.args[-1] if isinstance(error, BadPhoto) else error.strerror or 'not there'}")
         vectors = backbone.embed(photos).numpy() if photos else np.empty((0, backbone.n_features), np.float32)
         return np.array(good, np.int64), vectors, np.array(bad, str)
 
@@ -376,7 +387,7 @@ def extract_embeddings(paths, backbone, emb_filename=None, images=None):
         print(f"Embedded {len(good)} of {len(names)} photos; skipped {len(bad)}:")
         print("\n".join(f"  {why}" for why in bad[:20]) + (f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""))
     if not len(good):
-        raise BadPhoto(f"none of the {len(names)} files is a usable photo")
+        raise BadPhoto(f"{len(names)} files", "none of them is a usable photo")
     return [names[i] for i in good], torch.from_numpy(vectors)
 
 

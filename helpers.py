@@ -11,17 +11,16 @@ import csv
 import functools
 import hashlib
 import io
+import itertools
 import json
 import operator
 import os
 import pickle
 import pickletools
-import shutil
 import socket
 import tempfile
 import zipfile
-from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -77,6 +76,10 @@ def pil_loader(path):
                 raise BadPhoto(path, f"{width}x{height} is more than {MAX_ASPECT} times longer than wide: crop it first")
             if img.info.get("progressive") and path.read_bytes().count(b"\xff\xda") > MAX_SCANS:
                 raise BadPhoto(path, f"a progressive JPEG of over {MAX_SCANS} scans, made to keep a reader busy")
+            if img.format == "PNG":  # load() does not look at a PNG's check sums, and verify() leaves it unusable
+                img.verify()
+                f.seek(0)
+                img = Image.open(f, formats=FORMATS)
             img.load()
         return _to_rgb(_upright(img))
     except BadPhoto:
@@ -358,31 +361,30 @@ def extract_embeddings(paths, backbone, emb_filename=None, images=None):
         return np.array(good, np.int64), vectors, np.array(bad, str)
 
     kept = _Partial(emb_filename, names, files, backbone) if emb_filename else None
-    done = kept.read() if kept else []
+    done = kept.read() if kept else {}  # number of the batch: what embed() gave
     if done:
-        print(f"Going on after {sum(map(len, batches[:len(done)]))} of {len(names)} photos")
+        print(f"Going on: {sum(len(batches[i]) for i in done)} of {len(names)} photos were done before")
     backbone.fast  # made here once, not by every worker
     workers = os.cpu_count() if backbone.fast[1].type == "cpu" else 4
-    pool = ThreadPoolExecutor(workers)
+    pool, todo, running = ThreadPoolExecutor(workers), (i for i in range(len(batches)) if i not in done), {}
     try:
         with tqdm(total=len(names), desc=f"Photos to vectors, {backbone.name}", unit=" photos", mininterval=0.5) as bar:
-            bar.update(sum(map(len, batches[:len(done)])))
-            todo, waiting = iter(batches[len(done):]), []
+            bar.update(sum(len(batches[i]) for i in done))
             while True:
-                while len(waiting) < 2 * workers and (batch := next(todo, None)) is not None:
-                    waiting.append((batch, pool.submit(embed, batch)))
-                if not waiting:
+                running |= {pool.submit(embed, batches[i]): i for i in itertools.islice(todo, 2 * workers - len(running))}
+                if not running:
                     break
-                batch, result = waiting.pop(0)
-                done.append(result.result())
-                if kept:
-                    kept.add(*done[-1])
-                bar.update(len(batch))
+                for finished in wait(running, return_when=FIRST_COMPLETED).done:
+                    i = running.pop(finished)
+                    done[i] = finished.result()
+                    if kept:
+                        kept.add(np.array(i), *done[i])
+                    bar.update(len(batches[i]))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         if kept:
             kept.close()
-    good, vectors, bad = (np.concatenate(part) for part in zip(*done))
+    good, vectors, bad = (np.concatenate(part) for part in zip(*(done[i] for i in sorted(done))))
     if len(bad):
         print(f"Embedded {len(good)} of {len(names)} photos; skipped {len(bad)}:")
         print("\n".join(f"  {why}" for why in bad[:20]) + (f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""))
@@ -392,7 +394,7 @@ def extract_embeddings(paths, backbone, emb_filename=None, images=None):
 
 
 class _Partial:
-    """The batches of an unfinished extraction: a line that says of what, then three arrays a batch, as numpy saves them."""
+    """The batches of an unfinished extraction: a line that says of what, then for each its number and three arrays."""
 
     def __init__(self, emb_filename, names, files, backbone):
         stats = [(f.stat().st_size, f.stat().st_mtime_ns) if f.is_file() else None for f in files]
@@ -403,13 +405,15 @@ class _Partial:
 
     def read(self):
         """The whole batches in the file, which is cut after the last of them; none if it is of another extraction."""
-        done = []
+        done = {}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.file = open(self.path, "r+b" if self.path.exists() else "w+b")
         end = len(self.header)
         if self.file.readline(200) == self.header:
             try:
                 while True:
-                    done.append(tuple(np.load(self.file, allow_pickle=False) for _ in range(3)))
+                    i, *arrays = (np.load(self.file, allow_pickle=False) for _ in range(4))
+                    done[int(i)] = arrays
                     end = self.file.tell()
             except (EOFError, ValueError, OSError):  # numpy's words for the torn end of a killed run
                 pass
@@ -590,7 +594,7 @@ class _SafeUnpickler(pickle.Unpickler):
             if opcode.name == "LONG_BINPUT" and argument > steps:  # the unpickler would set aside room for that many
                 raise Refused(f"it asks for a memo of {argument:,} entries after {steps} steps, to fill the memory")
             if opcode.name == "FRAME" and argument > size:
-                raise Refused(f"it claims a frame of {argument:,} bytes and holds {size:,}")
+                raise Refused(f"it claims a frame of {argument:,} bytes and holds {size:,}: cut short, or made to fill the memory")
             if opcode.name == "STOP":
                 return file.tell()
         raise Refused(f"it takes over {MAX_STEPS:,} steps")
@@ -716,9 +720,11 @@ class Catalogue:
         """PCA with every factor there is, fitted once; the first n of them are what a fit with n would give.
 
         covariance_eigh is exact, the same at every run, and the fastest of scikit-learn's solvers at these sizes;
-        its default is a randomised solver between 500 photos and a few thousand. Source: sklearn.decomposition.PCA.
+        its default takes a randomised one at some sizes, and then two runs recommend different photos. Source: sklearn.decomposition.PCA.
         """
         from sklearn.decomposition import PCA
+        if len(self.img_names) < 2:
+            raise ValueError("a catalogue of one photo has nothing to recommend: it takes two or more")
         return PCA(n_components=self.most_factors, svd_solver="covariance_eigh").fit(self.img_emb_tensors.numpy())
 
     @functools.cached_property
@@ -811,14 +817,12 @@ def build_compressed_index(n_features, catalogue=None):
 
 
 def _whole(value, what, least, most, why):
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{what} is {value!r}, and must be a whole number from {least} to {most:,}") from None
-    if not least <= number <= most:
-        raise ValueError(f"{what} is {number:,}, and must be from {least} to {most:,}: {why}")
+    allowed = f"a whole number from {least} to {most:,}" if most is not None else f"a whole number, {least} or more"
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{what} is {value!r}, and must be {allowed}: {why}")
+    number = operator.index(value)
+    if number < least or (most is not None and number > most):
+        raise ValueError(f"{what} is {number:,}, and must be {allowed}: {why}")
     return number
 
 
@@ -853,16 +857,20 @@ class Neighbour(NamedTuple):
 
 
 def nearest(query, factors, k=4, catalogue=None):
-    """The k photos nearest to the query, nearest first, as a list of Neighbour; see `search` for the arguments."""
+    """The k photos nearest to the query, nearest first, as a list of Neighbour; see `search` for the other arguments.
+
+    A catalogue of fewer photos gives as many as it has.
+    """
     catalogue = catalogue or _opened or open_catalogue()
     n = len(catalogue.img_names)
-    k = _whole(k, "the number of neighbours", 1, n, "the catalogue has no more photos")
+    k = _whole(k, "the number of neighbours", 1, None, "ask for one at least")
     pca, index_compressed = build_compressed_index(factors, catalogue)
     own, photo = _find(query, catalogue)
     if own is None:
-        vector = pca.transform(catalogue.backbone.embed([photo]).numpy()).astype(np.float32)
+        vector = catalogue.backbone.embed([photo]).numpy()
         if not np.isfinite(vector).all():
             raise ValueError("the network gave no finite vector for this photo: its weights are damaged")
+        vector = pca.transform(vector).astype(np.float32)
     else:
         vector = np.ascontiguousarray(catalogue.compressed[own:own + 1, :factors])
     # one more than asked: the query itself, if it is in the catalogue, is left out because it is that photo

@@ -1,0 +1,188 @@
+"""pil_loader: any image file to an upright RGB image, or a sentence that says why not. Rows P1 to P20 of README.md."""
+import os
+import time
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import helpers
+from helpers import BadPhoto, pil_loader
+
+
+@pytest.fixture
+def gradient():
+    """200x100: dark on the left, light on the right; red at the top, blue below."""
+    ramp = np.tile(np.linspace(0, 255, 200, dtype=np.uint8), (100, 1))
+    return Image.merge("RGB", [Image.fromarray(a) for a in (ramp, ramp // 2, np.flipud(ramp))])
+
+
+def loaded(image, path, **options):
+    image.save(path, **options)
+    result = pil_loader(path)
+    assert result.mode == "RGB"
+    return np.asarray(result, int)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.gif", "a.bmp", "a.tiff", "рубашка в полоску.jpg"])
+def test_common_formats(gradient, tmp_path, name):
+    assert abs(loaded(gradient, tmp_path / name) - np.asarray(gradient, int)).mean() < 12
+
+
+def test_grayscale_stays_gray(gradient, tmp_path):
+    pixels = loaded(gradient.convert("L"), tmp_path / "a.png")
+    assert (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 0] == np.asarray(gradient.convert("L"))).all()
+
+
+def test_transparent_ground_becomes_white(tmp_path):
+    pixels = loaded(Image.new("RGBA", (20, 20), (10, 20, 30, 0)), tmp_path / "a.png")
+    assert (pixels == 255).all()
+
+
+def test_transparent_palette_becomes_white(tmp_path):
+    image = Image.new("P", (20, 20), 0)
+    image.putpalette([0, 0, 0, 200, 10, 10])
+    assert (loaded(image, tmp_path / "a.png", transparency=0) == 255).all()
+
+
+def test_cmyk(gradient, tmp_path):
+    pixels = loaded(gradient.convert("CMYK"), tmp_path / "a.jpg")
+    assert abs(pixels - np.asarray(gradient, int)).mean() < 12
+
+
+def test_16_bit_is_not_all_white(tmp_path):
+    ramp = np.tile(np.linspace(0, 65535, 200).astype(np.uint16), (50, 1))
+    pixels = loaded(Image.fromarray(ramp), tmp_path / "a.png")
+    assert pixels[:, 0].max() == 0 and pixels[:, -1].min() == 255 and 120 < pixels[:, 100].mean() < 136
+
+
+@pytest.mark.parametrize("scale", [1.0, 255.0])
+def test_float_tiff_is_not_all_black(tmp_path, scale):
+    ramp = np.tile(np.linspace(0, scale, 200, dtype=np.float32), (50, 1))
+    pixels = loaded(Image.fromarray(ramp), tmp_path / "a.tiff")
+    assert pixels[:, 0].max() == 0 and pixels[:, -1].min() == 255
+
+
+def test_exif_turn(gradient, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # 'turn by 90 degrees clockwise'
+    pixels = loaded(gradient, tmp_path / "a.jpg", exif=exif)
+    assert pixels.shape == (200, 100, 3) and pixels[0].mean() < pixels[-1].mean()
+
+
+def test_first_frame_of_an_animation(tmp_path):
+    frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
+    pixels = loaded(frames[0], tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert pixels[..., 0].min() > 200 and pixels[..., 2].max() < 50
+
+
+def test_one_pixel(tmp_path, backbone):
+    loaded(Image.new("RGB", (1, 1), "red"), tmp_path / "a.png")
+    assert np.isfinite(backbone.embed([pil_loader(tmp_path / "a.png")]).numpy()).all()
+
+
+def refused(path, *words):
+    start = time.perf_counter()
+    with pytest.raises(BadPhoto) as error:
+        pil_loader(path)
+    assert time.perf_counter() - start < 5
+    assert path.name in str(error.value) and all(word in str(error.value) for word in words), error.value
+
+
+def test_truncated(gradient, tmp_path):
+    gradient.resize((800, 400)).save(tmp_path / "a.jpg")
+    content = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(content[:len(content) // 2])
+    refused(tmp_path / "a.jpg", "damaged", "truncated")
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_damaged_png(gradient, tmp_path, place):
+    gradient.save(tmp_path / "a.png")
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    start = int(len(content) * place)
+    content[start:start + 4] = bytes(255 - b for b in content[start:start + 4])
+    (tmp_path / "a.png").write_bytes(content)
+    refused(tmp_path / "a.png", "damaged")
+
+
+def test_empty_file(tmp_path):
+    (tmp_path / "a.jpg").touch()
+    refused(tmp_path / "a.jpg", "empty")
+
+
+def test_text_renamed_to_jpg(tmp_path):
+    (tmp_path / "a.jpg").write_text("milk, bread")
+    refused(tmp_path / "a.jpg", "not a photo", "JPEG")
+
+
+def test_format_that_is_not_listed(gradient, tmp_path):
+    gradient.save(tmp_path / "a.jpg", format="PPM")
+    refused(tmp_path / "a.jpg", "not a photo")
+
+
+def test_1x8000_would_fill_the_memory_when_resized(tmp_path):
+    Image.new("L", (1, 8000)).save(tmp_path / "a.png")
+    refused(tmp_path / "a.png", "1x8000", "crop it")
+
+
+@pytest.mark.parametrize("side", [9_000, 40_000])
+def test_decompression_bomb(tmp_path, side):
+    row = zlib.compress(bytes((side + 1) * 8), 9) * 2
+    def chunk(kind, data):
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+    header = side.to_bytes(4, "big") * 2 + bytes([8, 0, 0, 0, 0])
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", row) + chunk(b"IEND", b""))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        refused(tmp_path / "a.png", "million pixels", "scale it down")
+
+
+def test_jpeg_of_thousands_of_scans(gradient, tmp_path):
+    gradient.save(tmp_path / "a.jpg", progressive=True)
+    pil_loader(tmp_path / "a.jpg")
+    content = (tmp_path / "a.jpg").read_bytes()
+    last_scan = content[content.rindex(b"\xff\xda"):-2]
+    (tmp_path / "a.jpg").write_bytes(content[:-2] + last_scan * 2000 + b"\xff\xd9")
+    refused(tmp_path / "a.jpg", "scans")
+
+
+def test_pipe_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    refused(tmp_path / "a.jpg", "not a file")
+
+
+def test_link_to_itself(tmp_path):
+    (tmp_path / "a.jpg").symlink_to(tmp_path / "a.jpg")
+    refused(tmp_path / "a.jpg", "link")
+
+
+def test_folder(tmp_path):
+    (tmp_path / "a.jpg").mkdir()
+    refused(tmp_path / "a.jpg", "folder")
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="jacket.jpg.*check its name"):
+        pil_loader(tmp_path / "jacket.jpg")
+
+
+def test_folder_without_a_photo(tmp_path):
+    (tmp_path / "notes.txt").write_text("no photos yet")
+    with pytest.raises(FileNotFoundError, match="no photo in .*jpg"):
+        helpers.list_photos(tmp_path)
+
+
+def test_photos_without_a_label_are_kept_aside(photos):
+    img_names, new_photos = helpers.list_photos(photos)
+    assert len(img_names) == 56 and new_photos == ["images/new-00.jpg", "images/new-01.jpg"]
+    assert set(img_names) == set(helpers.read_labels(photos))
+
+
+def test_a_folder_of_ones_own_needs_no_labels(tmp_path, gradient):
+    (tmp_path / "summer").mkdir()
+    gradient.save(tmp_path / "summer" / "a.JPG")
+    gradient.save(tmp_path / "b.png")
+    assert helpers.list_photos(tmp_path) == (["images/b.png", "images/summer/a.JPG"], [])

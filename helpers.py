@@ -907,8 +907,8 @@ def search(query, factors, catalogue=None):
     """
     catalogue = catalogue or _opened or open_catalogue()
     neighbours = nearest(query, factors, catalogue=catalogue)
-    own, photo = _find(query, catalogue)
-    main_image(photo or photo_path(catalogue.img_names[own], catalogue.images), "Query")
+    own = _find(query, catalogue)[0]
+    main_image(query if own is None else photo_path(catalogue.img_names[own], catalogue.images), "Query")
     similar_images([n.index for n in neighbours], f"faiss compressed {factors}", catalogue)
     return neighbours
 

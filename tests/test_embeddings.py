@@ -1,4 +1,4 @@
-"""The pickle: what is written, what is read, and what is refused. Rows E1 to E24 of README.md."""
+"""The pickle: what is written, what is read, and what is refused."""
 import io
 import json
 import os

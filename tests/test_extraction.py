@@ -1,4 +1,4 @@
-"""Networks, and photos to vectors: what comes out, what is passed over, and what survives an interruption. Rows X1 to X14."""
+"""Networks, and photos to vectors: what comes out, what is passed over, and what survives an interruption."""
 import os
 import shutil
 import signal

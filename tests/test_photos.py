@@ -1,4 +1,4 @@
-"""pil_loader: any image file to an upright RGB image, or a sentence that says why not. Rows P1 to P20 of README.md."""
+"""pil_loader: any image file to an upright RGB image, or a sentence that says why not."""
 import os
 import time
 import warnings

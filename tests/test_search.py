@@ -1,4 +1,4 @@
-"""PCA, the index, search and the grids. Rows S1 to S22 of README.md."""
+"""PCA, the index, search and the grids."""
 import subprocess
 import sys
 

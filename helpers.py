@@ -360,37 +360,43 @@ def extract_embeddings(paths, backbone, emb_filename=None, images=None):
         vectors = backbone.embed(photos).numpy() if photos else np.empty((0, backbone.n_features), np.float32)
         return np.array(good, np.int64), vectors, np.array(bad, str)
 
+    vectors, good, bad = np.empty((len(names), backbone.n_features), np.float32), np.zeros(len(names), bool), {}
+
+    def put(i, which, its_vectors, its_bad):
+        vectors[which], good[which], bad[int(i)] = its_vectors, True, its_bad.tolist()
+
     kept = _Partial(emb_filename, names, files, backbone) if emb_filename else None
-    done = kept.read() if kept else {}  # number of the batch: what embed() gave
-    if done:
-        print(f"Going on: {sum(len(batches[i]) for i in done)} of {len(names)} photos were done before")
+    for batch in kept.read() if kept else ():
+        put(*batch)
+    if bad:
+        print(f"Going on: {sum(len(batches[i]) for i in bad)} of {len(names)} photos were done before")
     backbone.fast  # made here once, not by every worker
     workers = os.cpu_count() if backbone.fast[1].type == "cpu" else 4
-    pool, todo, running = ThreadPoolExecutor(workers), (i for i in range(len(batches)) if i not in done), {}
+    pool, todo, running = ThreadPoolExecutor(workers), iter([i for i in range(len(batches)) if i not in bad]), {}
     try:
         with tqdm(total=len(names), desc=f"Photos to vectors, {backbone.name}", unit=" photos", mininterval=0.5) as bar:
-            bar.update(sum(len(batches[i]) for i in done))
+            bar.update(sum(len(batches[i]) for i in bad))
             while True:
                 running |= {pool.submit(embed, batches[i]): i for i in itertools.islice(todo, 2 * workers - len(running))}
                 if not running:
                     break
                 for finished in wait(running, return_when=FIRST_COMPLETED).done:
                     i = running.pop(finished)
-                    done[i] = finished.result()
                     if kept:
-                        kept.add(np.array(i), *done[i])
+                        kept.add(np.array(i), *finished.result())
+                    put(i, *finished.result())
                     bar.update(len(batches[i]))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         if kept:
             kept.close()
-    good, vectors, bad = (np.concatenate(part) for part in zip(*(done[i] for i in sorted(done))))
-    if len(bad):
-        print(f"Embedded {len(good)} of {len(names)} photos; skipped {len(bad)}:")
+    bad = [why for i in sorted(bad) for why in bad[i]]
+    if bad:
+        print(f"Embedded {good.sum()} of {len(names)} photos; skipped {len(bad)}:")
         print("\n".join(f"  {why}" for why in bad[:20]) + (f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""))
-    if not len(good):
+    if not good.any():
         raise BadPhoto(f"{len(names)} files", "none of them is a usable photo")
-    return [names[i] for i in good], torch.from_numpy(vectors)
+    return [name for name, is_good in zip(names, good) if is_good], torch.from_numpy(vectors if good.all() else vectors[good])
 
 
 class _Partial:
@@ -404,17 +410,16 @@ class _Partial:
         self.file = None
 
     def read(self):
-        """The whole batches in the file, which is cut after the last of them; none if it is of another extraction."""
-        done = {}
+        """The whole batches in the file, one by one; it is then cut after the last. None if it is of another extraction."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.file = open(self.path, "r+b" if self.path.exists() else "w+b")
         end = len(self.header)
         if self.file.readline(200) == self.header:
             try:
                 while True:
-                    i, *arrays = (np.load(self.file, allow_pickle=False) for _ in range(4))
-                    done[int(i)] = arrays
+                    batch = [np.load(self.file, allow_pickle=False) for _ in range(4)]
                     end = self.file.tell()
+                    yield batch
             except (EOFError, ValueError, OSError):  # numpy's words for the torn end of a killed run
                 pass
         else:
@@ -422,7 +427,6 @@ class _Partial:
             self.file.write(self.header)
         self.file.truncate(end)
         self.file.seek(end)
-        return done
 
     def add(self, *arrays):
         try:

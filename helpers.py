@@ -830,22 +830,31 @@ def _whole(value, what, least, most, why):
     return number
 
 
-def label_precision(vectors, labels, k=5):
-    """Precision at k: of the k nearest photos of each photo, the share that has its label, averaged over all photos.
-
-    Leave-one-out: a photo is not among its own nearest. Photos labelled 'Not sure', 'Other', 'Skip' or not at all are set
-    aside. vectors: (N, d), labels: N. A label stands in for 'looks alike', it is not the same thing. Source: Manning,
-    Raghavan and Schuetze, Introduction to Information Retrieval, chapter 8.
-    """
+def nearest_of_each(vectors, k=5):
+    """(N, k): the row numbers of the k nearest rows of each row by squared Euclidean distance, itself left out."""
     import faiss
-    labels = np.array(labels)
-    keep = ~np.isin(labels, ["Not sure", "Other", "Skip", ""])
-    vectors, labels = np.ascontiguousarray(np.asarray(vectors)[keep], np.float32), labels[keep]
+    vectors = np.ascontiguousarray(vectors, np.float32)
     index = faiss.IndexFlatL2(vectors.shape[1])
     index.add(vectors)
     _, I = index.search(vectors, k + 1)
-    found = np.array([row[row != i][:k] for i, row in enumerate(I)])
-    return float((labels[found] == labels[:, None]).mean())
+    return np.array([row[row != i][:k] for i, row in enumerate(I)])
+
+
+def has_kind(labels):
+    """Which of the labels name a kind of garment: not those that are 'Not sure', 'Other', 'Skip' or missing."""
+    return ~np.isin(labels, ["Not sure", "Other", "Skip", ""])
+
+
+def label_precision(vectors, labels, k=5):
+    """Precision at k: of the k nearest photos of each photo, the share that has its label, averaged over all photos.
+
+    Leave-one-out: a photo is not among its own nearest. Photos whose label names no kind are set aside.
+    vectors: (N, d), labels: N. A label stands in for 'looks alike', it is not the same thing. Source: Manning,
+    Raghavan and Schuetze, Introduction to Information Retrieval, chapter 8.
+    """
+    labels = np.array(labels)
+    vectors, labels = np.asarray(vectors)[has_kind(labels)], labels[has_kind(labels)]
+    return float((labels[nearest_of_each(vectors, k)] == labels[:, None]).mean())
 
 
 # ---- 03 and 04: the nearest, and showing them ------------------------------------------------------------------------------

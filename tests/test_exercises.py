@@ -3,7 +3,7 @@ import re
 
 import nbformat
 import pytest
-from conftest import reference
+from notebook_checks import reference
 from nbclient import NotebookClient
 
 import helpers

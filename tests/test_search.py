@@ -287,7 +287,7 @@ def test_the_shipped_pickle_is_as_good_as_the_readme_says():
 
 
 def test_the_shipped_vectors_are_those_of_the_photos(backbone):
-    from conftest import reference
+    from notebook_checks import reference
     if reference() != "saved":
         pytest.skip("needs the real photos: set FASHION_IMAGES, or let a notebook download them")
     images = helpers.get_images()

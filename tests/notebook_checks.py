@@ -1,0 +1,57 @@
+"""How the notebooks are checked: nbval runs every cell and compares the marked ones with a reference.
+
+With the real photos and the pickle that we ship, the reference is what is saved in the notebooks. With the drawn
+stand-in it is tests/stand_in_outputs.json, which tests/record_stand_in.py writes. With photos or embeddings of
+your own there is none, and the cells are only run. Words, names, order and whole numbers must be the same; numbers
+with a decimal point may differ by 0.005 or 0.5 %, since processors round differently.
+"""
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import helpers
+
+HERE = Path(__file__).parent
+DECIMAL = re.compile(r"[-+]?\d[\d,]*\.\d+")
+
+
+def reference():
+    """'saved', 'stand-in' or 'none': which outputs the marked cells must give here."""
+    images = helpers.get_images()
+    if images.name == "drawn_images":
+        return "stand-in"
+    shipped = helpers.embeddings_file(images) == helpers.EMB_FILENAME and len(helpers.list_photos(images)[0]) == 5398
+    return "saved" if shipped and helpers.about_embeddings(helpers.EMB_FILENAME)["backbone"] == "efficientnet_lite0" else "none"
+
+
+def printed(outputs):
+    """What a cell printed and returned, as one text."""
+    return "".join(out["text"] if out["output_type"] == "stream" else out.get("data", {}).get("text/plain", "")
+                   for out in outputs if out.get("name") != "stderr")
+
+
+def alike(text, expected):
+    """The same but for small differences between numbers with a decimal point."""
+    pairs = zip(DECIMAL.findall(text), DECIMAL.findall(expected))
+    return DECIMAL.sub("#", text) == DECIMAL.sub("#", expected) and all(
+        float(a.replace(",", "")) == pytest.approx(float(b.replace(",", "")), rel=0.005, abs=0.005) for a, b in pairs)
+
+
+def pytest_collection_modifyitems(items):
+    cells = [item for item in items if type(item).__name__ == "IPyNbCell"]
+    if not cells:
+        return
+    kind = reference()
+    print(f"\nNotebooks: every cell is run; the marked ones are compared with: {kind}")
+    expected = json.loads((HERE / "stand_in_outputs.json").read_text(encoding="utf-8")) if kind == "stand-in" else {}
+    for cell in cells:
+        if kind == "none":
+            cell.options["check"] = False
+        elif kind == "stand-in" and cell.options["check"]:
+            outputs = expected[cell.parent.path.name][str(cell.cell_num)]
+            cell.cell.outputs = [nbformat.from_dict(output) for output in outputs]
+        exact = cell.compare_outputs  # nbval's own, which also writes the report of a difference
+        cell.compare_outputs = lambda test, ref, *args, exact=exact: alike(printed(test), printed(ref)) or exact(test, ref, *args)

@@ -19,6 +19,7 @@ import pickle
 import pickletools
 import socket
 import tempfile
+import threading
 import zipfile
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -347,23 +348,26 @@ def extract_embeddings(paths, backbone, emb_filename=None, images=None):
     files = [photo_path(name, images) if images else Path(name) for name in names]
     batches = [range(i, min(i + BATCH, len(names))) for i in range(0, len(names), BATCH)]
 
-    def embed(batch):
-        """(which photos of the batch were good, their vectors, what was wrong with the others)"""
+    def embed(number):
+        """(the batch's number, which photos of it were good, their vectors, what was wrong with the others)"""
         torch.set_num_threads(1)  # of this worker: the others have the other cores
         good, photos, bad = [], [], []
-        for i in batch:
+        for i in batches[number]:
             try:
                 photos.append(pil_loader(files[i]))
                 good.append(i)
             except (OSError, BadPhoto) as error:
                 bad.append(f"{names[i]}: {error.args[-1] if isinstance(error, BadPhoto) else error.strerror or 'not there'}")
         vectors = backbone.embed(photos).numpy() if photos else np.empty((0, backbone.n_features), np.float32)
-        return np.array(good, np.int64), vectors, np.array(bad, str)
+        batch = np.array(number), np.array(good, np.int64), vectors, np.array(bad, str)
+        if kept:
+            kept.add(*batch)
+        return batch
 
     vectors, good, bad = np.empty((len(names), backbone.n_features), np.float32), np.zeros(len(names), bool), {}
 
-    def put(i, which, its_vectors, its_bad):
-        vectors[which], good[which], bad[int(i)] = its_vectors, True, its_bad.tolist()
+    def put(number, which, its_vectors, its_bad):
+        vectors[which], good[which], bad[int(number)] = its_vectors, True, its_bad.tolist()
 
     kept = _Partial(emb_filename, names, files, backbone) if emb_filename else None
     for batch in kept.read() if kept else ():
@@ -372,20 +376,18 @@ def extract_embeddings(paths, backbone, emb_filename=None, images=None):
         print(f"Going on: {sum(len(batches[i]) for i in bad)} of {len(names)} photos were done before")
     backbone.fast  # made here once, not by every worker
     workers = os.cpu_count() if backbone.fast[1].type == "cpu" else 4
-    pool, todo, running = ThreadPoolExecutor(workers), iter([i for i in range(len(batches)) if i not in bad]), {}
+    pool, todo, running = ThreadPoolExecutor(workers), iter([i for i in range(len(batches)) if i not in bad]), set()
     try:
         with tqdm(total=len(names), desc=f"Photos to vectors, {backbone.name}", unit=" photos", mininterval=0.5) as bar:
             bar.update(sum(len(batches[i]) for i in bad))
             while True:
-                running |= {pool.submit(embed, batches[i]): i for i in itertools.islice(todo, 2 * workers - len(running))}
+                running |= {pool.submit(embed, i) for i in itertools.islice(todo, 2 * workers - len(running))}
                 if not running:
                     break
-                for finished in wait(running, return_when=FIRST_COMPLETED).done:
-                    i = running.pop(finished)
-                    if kept:
-                        kept.add(np.array(i), *finished.result())
-                    put(i, *finished.result())
-                    bar.update(len(batches[i]))
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for batch in finished:
+                    put(*batch.result())
+                    bar.update(len(batches[int(batch.result()[0])]))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         if kept:
@@ -407,12 +409,12 @@ class _Partial:
         what = [names, stats, backbone.name, backbone.fingerprint, str(backbone.fast[2]), BATCH]
         self.header = hashlib.sha256(json.dumps(what).encode()).hexdigest().encode() + b"\n"
         self.path = Path(f"{emb_filename}.partial")
-        self.file = None
+        self.file, self.lock = None, threading.Lock()
 
     def read(self):
         """The whole batches in the file, one by one; it is then cut after the last. None if it is of another extraction."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.path, "r+b" if self.path.exists() else "w+b")
+        self.file = open(self.path, "r+b" if self.path.exists() else "w+b", buffering=0)
         end = len(self.header)
         if self.file.readline(200) == self.header:
             try:
@@ -429,14 +431,17 @@ class _Partial:
         self.file.seek(end)
 
     def add(self, *arrays):
-        try:
-            for array in arrays:
-                np.save(self.file, array)
-            self.file.flush()
-            os.fsync(self.file.fileno())
-        except OSError as error:
-            raise OSError(f"could not keep the work in {self.path.name} ({error.strerror or error}); the batches before "
-                          "are safe: make room and run the same cell again, it goes on from there") from error
+        with self.lock:
+            end = self.file.tell()
+            try:
+                for array in arrays:
+                    np.save(self.file, array)
+                os.fsync(self.file.fileno())
+            except OSError as error:
+                self.file.seek(end)
+                self.file.truncate()
+                raise OSError(f"could not keep the work in {self.path.name} ({error.strerror or error}); the batches before are "
+                              "safe: make room and run the same cell again, it goes on from there") from error
 
     def close(self):
         if self.file:
@@ -698,7 +703,7 @@ def _shaped(raw, dtype, shape, order):
 def _tensor(storage, offset, size, stride, *_):
     values = storage.values
     numbers = (offset, *size, *stride)
-    if not all(type(n) is int and n >= 0 for n in numbers) or len(size) != len(stride) or 0 in stride \
+    if not all(type(n) is int and n >= 0 for n in numbers) or len(size) != len(stride) \
             or int(np.prod(size, dtype=object)) > len(values) \
             or offset + sum((n - 1) * step for n, step in zip(size, stride)) >= max(len(values), 1):
         raise Refused(f"its tensor of shape {tuple(size)} reaches beyond the {len(values):,} numbers that it holds")
@@ -875,7 +880,6 @@ def nearest(query, factors, k=4, catalogue=None):
     A catalogue of fewer photos gives as many as it has.
     """
     catalogue = catalogue or _opened or open_catalogue()
-    n = len(catalogue.img_names)
     k = _whole(k, "the number of neighbours", 1, None, "ask for one at least")
     pca, index_compressed = build_compressed_index(factors, catalogue)
     own, photo = _find(query, catalogue)
@@ -886,8 +890,9 @@ def nearest(query, factors, k=4, catalogue=None):
         vector = pca.transform(vector).astype(np.float32)
     else:
         vector = np.ascontiguousarray(catalogue.compressed[own:own + 1, :factors])
-    # one more than asked: the query itself, if it is in the catalogue, is left out because it is that photo
-    D, I = index_compressed.search(vector, min(k + 1, n))
+    # one more than asked: the query itself, if it is in the catalogue, is left out because it is that photo. Where there are
+    # fewer photos than asked for, faiss fills up with -1.
+    D, I = index_compressed.search(vector, min(k, len(catalogue.img_names)) + 1)
     return [Neighbour(catalogue.img_names[i], catalogue.labels[i], float(d), int(i))
             for d, i in zip(D[0], I[0]) if i != own and i >= 0][:k]
 

@@ -142,6 +142,8 @@ BAD = {
     "a tensor that starts behind its numbers": ([NAMES, tensor_that_claims((2, 3), (3, 1), 5)], "reaches beyond"),
     "a storage that claims a gigabyte": ([NAMES, Call(torch.storage._load_from_bytes, storage_that_claims(2 ** 28))], "claims 268,435,456 numbers"),
     "an array that claims a gigabyte": (array_that_claims(b"J\x00\x00\x00\x10K\x01\x86"), "claims the shape"),
+    "an instruction that is not needed": (b"\x80\x04\x8b\xff\xff\xff\x7f.", "instruction LONG4"),
+    "protocol 0": (pickle.dumps([NAMES, [1.0]], protocol=0), "instruction"),
     "a memo bomb": (b"\x80\x04Nr\xff\xff\xff\x3f.", "memo of 1,073,741,823"),
     "a string that claims 4 GB": (b"\x80\x04X\xff\xff\xff\xffa.", "claims 4,294,967,295 bytes"),
     "bytes that claim 2**62": (b"\x80\x04\x8e" + (2 ** 62).to_bytes(8, "little") + b"a.", "claims 4,611,686,018,427,387,904 bytes"),

@@ -175,7 +175,8 @@ def many(tmp_path_factory, photos):
     return folder
 
 
-RUN = """
+RUN = r"""
+import os
 import sys, helpers
 from pathlib import Path
 folder, emb_filename = map(Path, sys.argv[1:])
@@ -185,7 +186,7 @@ backbone = helpers.load_backbone("efficientnet_lite0")
 finished = helpers.Backbone.embed
 def embed(self, photos):
     result = finished(self, photos)
-    print("finished a batch", flush=True)
+    os.write(1, b"finished a batch\n")
     return result
 helpers.Backbone.embed = embed
 helpers.save_embeddings(emb_filename, *extract(names, backbone, emb_filename, folder), backbone)
@@ -206,16 +207,21 @@ def kept(path):
             return count
 
 
-def test_kill_9_loses_at_most_one_batch_and_the_result_is_the_same(tmp_path, many, backbone, capsys):
-    start = [sys.executable, "-c", RUN, str(many), str(tmp_path / "e.pickle")]
-    process = subprocess.Popen(start, cwd=helpers.HERE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    for _ in range(20):
+def interrupted(folder, emb_filename, stop, after):
+    """Start an extraction and send it the signal `stop` after so many batches; (how many were finished, what it said)."""
+    process = subprocess.Popen([sys.executable, "-c", RUN, str(folder), str(emb_filename)], cwd=helpers.HERE, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    for _ in range(after):
         assert process.stdout.readline() == "finished a batch\n"
-    process.send_signal(signal.SIGKILL)
-    finished = 20 + process.stdout.read().count("finished")
-    process.wait()
+    process.send_signal(stop)
+    out, err = process.communicate(timeout=60)
+    return after + out.count("finished"), err
+
+
+def test_kill_9_loses_at_most_one_batch_and_the_result_is_the_same(tmp_path, many, backbone, capsys):
+    finished, _ = interrupted(many, tmp_path / "e.pickle", signal.SIGKILL, after=20)
     assert os.listdir(tmp_path) == ["e.pickle.partial"]
-    assert kept(tmp_path / "e.pickle.partial") >= finished - os.cpu_count(), "no core lost more than the batch it had just finished"
+    assert kept(tmp_path / "e.pickle.partial") >= finished - os.cpu_count(), "a core lost more than the batch that it had in hand"
 
     with open(tmp_path / "e.pickle.partial", "ab") as f:  # as if the kill had come in the middle of a write
         f.write(b"\x93NUMPY\x01\x00v\x00{'descr'")
@@ -227,21 +233,13 @@ def test_kill_9_loses_at_most_one_batch_and_the_result_is_the_same(tmp_path, man
     assert went_on[0] == unbroken[0] and len(went_on[0]) == 499 and torch.equal(went_on[1], unbroken[1])
 
 
-def test_ctrl_c_keeps_the_work(tmp_path, many, backbone, monkeypatch, capsys):
-    names, add, batches = list_photos(many)[0][:80], helpers._Partial.add, []
-
-    def stop(self, *arrays):
-        add(self, *arrays)
-        batches.append(arrays)
-        if len(batches) == 3:
-            raise KeyboardInterrupt
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(helpers._Partial, "add", stop)
-        extract_embeddings(names, backbone, tmp_path / "e.pickle", many)
-    assert kept(tmp_path / "e.pickle.partial") == 3
-    result = extract_embeddings(names, backbone, tmp_path / "e.pickle", many)
-    assert "24 of 80 photos were done before" in capsys.readouterr().out
-    assert torch.equal(result[1], extract_embeddings(names, backbone, images=many)[1])
+def test_ctrl_c_keeps_the_work(tmp_path, many, backbone, capsys):
+    """Ctrl-C in a terminal and the stop button of a notebook are the same signal."""
+    finished, said = interrupted(many, tmp_path / "e.pickle", signal.SIGINT, after=4)
+    assert said.rstrip().endswith("KeyboardInterrupt") and os.listdir(tmp_path) == ["e.pickle.partial"]
+    assert kept(tmp_path / "e.pickle.partial") == finished < 30, "what was in hand was finished and kept, nothing more was begun"
+    result = extract_embeddings(list_photos(many)[0], backbone, tmp_path / "e.pickle", many)
+    assert "of 500 photos were done before" in capsys.readouterr().out
     helpers.save_embeddings(tmp_path / "e.pickle", *result, backbone)
     assert os.listdir(tmp_path) == ["e.pickle"], "the kept work is cleared when the result is safe"
 
@@ -278,3 +276,13 @@ def test_the_processor_chooses_the_format(monkeypatch, has, expected):
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).eval()
     assert helpers.for_extraction(network, short_numbers=True)[2] is expected
     assert helpers.for_extraction(network, short_numbers=False)[2] is torch.float32
+
+
+def test_the_torn_end_of_a_killed_write_is_cut_off(tmp_path, many, backbone):
+    """Left there, its numbers could be taken for those of a batch whose writing was killed in the same place."""
+    names = list_photos(many)[0][:24]
+    extract_embeddings(names, backbone, tmp_path / "e.pickle", many)
+    whole = (tmp_path / "e.pickle.partial").read_bytes()
+    (tmp_path / "e.pickle.partial").write_bytes(whole + whole[65:20_000])
+    extract_embeddings(names, backbone, tmp_path / "e.pickle", many)
+    assert (tmp_path / "e.pickle.partial").read_bytes() == whole

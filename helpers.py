@@ -3,8 +3,8 @@
     photos --pil_loader--> RGB --backbone.preprocess--> 3x224x224 --backbone.network--> vector      (notebook 01)
     vectors --PCA--> n_features --faiss--> nearest --similar_images--> a 2x2 grid                   (notebooks 02 to 04)
 
-Each body was shown in the open in the notebook that first needs it. torch, faiss, scikit-learn and matplotlib
-are imported where they are used, so that `import helpers` is quick.
+What a step does was shown in the open in the notebook that first needs it; here it also checks what it is given. torch,
+faiss, scikit-learn and matplotlib are imported where they are used, so that `import helpers` is quick.
 """
 import copy
 import csv
@@ -122,7 +122,7 @@ def get_images():
     drawn instead (about 10 s, once), and the next call tries the download again.
     """
     if os.environ.get("FASHION_IMAGES"):
-        images = Path(os.environ["FASHION_IMAGES"]).expanduser().resolve()
+        images = _from_here(os.environ["FASHION_IMAGES"]).resolve()
         if not images.is_dir():
             raise FileNotFoundError(f"FASHION_IMAGES is {str(images)!r}, and that is no folder: set it to one with photos")
         print(f"Photos: your own folder {images.name}/ (FASHION_IMAGES)")
@@ -141,6 +141,12 @@ def get_images():
             return images
     print("Photos: the clothing data set in images/")
     return images
+
+
+def _from_here(path):
+    """A path that a reader gave, relative to where the code runs or, as notebooks run one folder down, to the checkout."""
+    path = Path(path).expanduser()
+    return path if path.exists() else HERE / path
 
 
 def download_photos(images, url=PHOTOS_URL, sha256=PHOTOS_SHA256):
@@ -246,7 +252,7 @@ def load_backbone(name="resnet50", weights=None):
     from torchvision.models import ResNet50_Weights, resnet50
     if name == "resnet50":
         weights = weights or os.environ.get("RESNET50_WEIGHTS")
-        state = _read_state(weights) if weights else _torchvision_state(ResNet50_Weights.DEFAULT)
+        state = _read_state(_from_here(weights)) if weights else _torchvision_state(ResNet50_Weights.DEFAULT)
         build, head, preprocess = resnet50, "fc", ResNet50_Weights.DEFAULT.transforms()
         weights = Path(weights).name if weights else f"torchvision {ResNet50_Weights.DEFAULT}"
     else:
@@ -412,7 +418,7 @@ class _Partial:
         self.file, self.lock = None, threading.Lock()
 
     def read(self):
-        """The whole batches in the file, one by one; it is then cut after the last. None if it is of another extraction."""
+        """The whole batches in the file, one by one; the file is then cut after the last. If it is of another extraction, none."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.file = open(self.path, "r+b" if self.path.exists() else "w+b", buffering=0)
         end = len(self.header)

@@ -92,6 +92,14 @@ def test_own_folder_comes_first(home, photos, monkeypatch, capsys):
     assert "FASHION_IMAGES" in capsys.readouterr().out
 
 
+def test_own_folder_relative_to_the_checkout(home, photos, monkeypatch, tmp_path_factory):
+    """Notebooks run in notebooks/, and the reader gave the path from the folder above."""
+    (home / "mine").symlink_to(photos)
+    monkeypatch.chdir(tmp_path_factory.mktemp("notebooks"))
+    monkeypatch.setenv("FASHION_IMAGES", "mine")
+    assert helpers.get_images() == photos.resolve()
+
+
 def test_own_folder_must_exist(home, monkeypatch):
     monkeypatch.setenv("FASHION_IMAGES", "/no/such/folder")
     with pytest.raises(FileNotFoundError, match="/no/such/folder"):

@@ -70,11 +70,7 @@ def pil_loader(path):
         Image.init()  # Image.open knows the rarer of its formats only after this
         with open(path, "rb") as f:
             img = Image.open(f, formats=FORMATS)
-            width, height = img.size
-            if width * height > MAX_PIXELS:
-                raise BadPhoto(path, f"{width}x{height} is over {MAX_PIXELS / 1e6:.0f} million pixels: scale it down first")
-            if max(width, height) > MAX_ASPECT * min(width, height):
-                raise BadPhoto(path, f"{width}x{height} is more than {MAX_ASPECT} times longer than wide: crop it first")
+            _check_size(path, *img.size)
             if img.info.get("progressive") and path.read_bytes().count(b"\xff\xda") > MAX_SCANS:
                 raise BadPhoto(path, f"a progressive JPEG of over {MAX_SCANS} scans, made to keep a reader busy")
             if img.format == "PNG":  # load() does not look at a PNG's check sums, and verify() leaves it unusable
@@ -91,6 +87,13 @@ def pil_loader(path):
         raise BadPhoto(path, f"over {MAX_PIXELS / 1e6:.0f} million pixels: scale it down first") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
         raise BadPhoto(path, f"damaged ({error or type(error).__name__})") from error
+
+
+def _check_size(path, width, height):
+    if width * height > MAX_PIXELS:
+        raise BadPhoto(path, f"{width}x{height} is over {MAX_PIXELS / 1e6:.0f} million pixels: scale it down first")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise BadPhoto(path, f"{width}x{height} is more than {MAX_ASPECT} times longer than wide: crop it first")
 
 
 def _upright(img):
@@ -137,7 +140,8 @@ def get_images():
             if not (images / "images.csv").exists():
                 from sample_images import draw_catalogue
                 draw_catalogue(images, progress=functools.partial(tqdm, desc="Drawing garments"))
-            print(f"Photos: a drawn stand-in catalogue in {images.name}/; the real ones could not be downloaded ({reason})")
+            print(f"Photos: a drawn stand-in catalogue in {images.name}/; the real ones could not be downloaded ({reason}). "
+                  "Connect and run this again for those, or set FASHION_IMAGES to photos of your own")
             return images
     print("Photos: the clothing data set in images/")
     return images
@@ -734,8 +738,9 @@ class Catalogue:
     def pca(self):
         """PCA with every factor there is, fitted once; the first n of them are what a fit with n would give.
 
-        covariance_eigh is exact, the same at every run, and the fastest of scikit-learn's solvers at these sizes;
-        its default takes a randomised one at some sizes, and then two runs recommend different photos. Source: sklearn.decomposition.PCA.
+        covariance_eigh is exact, the same at every run, and the fastest of scikit-learn's solvers at these sizes; its
+        default takes a randomised one at some, and then two runs recommend different photos.
+        Source: sklearn.decomposition.PCA.
         """
         from sklearn.decomposition import PCA
         if len(self.img_names) < 2:
@@ -812,7 +817,8 @@ def open_catalogue(emb_filename=None):
     if not here:
         raise ValueError(f"{path.name} knows none of the photos in {images.name}/ (its first is {names[0]!r}): give the "
                          "folder that it was made of, or no pickle at all")
-    labels = about.get("labels") or [read_labels(images).get(name, "") for name in names]
+    in_table = {} if about.get("labels") else read_labels(images)
+    labels = about.get("labels") or [in_table.get(name, "") for name in names]
     _opened = Catalogue(images, [names[i] for i in here], vectors[here], [labels[i] for i in here], about)
     print(f"Catalogue: {len(here):,} photos, {vectors.shape[1]:,} features each, made by "
           f"{about.get('backbone', 'an unnamed network')} ({about.get('weights', 'no word on its weights')})")
@@ -906,6 +912,7 @@ def nearest(query, factors, k=4, catalogue=None):
 def _find(query, catalogue):
     """(its number in the catalogue, None), or for a photo from outside (None, the photo)."""
     if isinstance(query, Image.Image):
+        _check_size("your picture", *query.size)
         return None, _to_rgb(_upright(query))
     if isinstance(query, (str, Path)):
         if not str(query):

@@ -126,7 +126,7 @@ def test_stand_in_without_a_network(home, monkeypatch, capsys):
     monkeypatch.setattr(sample_images.draw_catalogue, "__defaults__", (2, 1, iter))
     assert helpers.get_images() == home / "drawn_images"
     said = capsys.readouterr().out
-    assert said.count("\n") == 1 and "stand-in" in said
+    assert said.count("\n") == 1 and "stand-in" in said and "FASHION_IMAGES" in said
     drawn = {p: p.stat().st_mtime_ns for p in (home / "drawn_images").iterdir()}
     helpers.get_images()
     assert drawn == {p: p.stat().st_mtime_ns for p in (home / "drawn_images").iterdir()}, "drawn once, not at every call"

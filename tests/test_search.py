@@ -133,6 +133,11 @@ def test_query_of_the_wrong_type(catalogue, query, kind):
         search(query, 20)
 
 
+def test_picture_that_would_fill_the_memory(catalogue):
+    with pytest.raises(helpers.BadPhoto, match="your picture: 1x8000.*crop it first"):
+        search(Image.new("RGB", (1, 8000)), 20)
+
+
 def test_query_that_is_no_photo(catalogue, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="'t-shirt.jpg'"):

@@ -184,12 +184,19 @@ def download_photos(images, url=PHOTOS_URL, sha256=PHOTOS_SHA256):
         os.replace(whole, images)
 
 
-def read_labels(images):
-    """{'images/<id>.jpg': label} from the images.csv in the folder or beside it; empty if there is none."""
+def read_labels(images, column="label"):
+    """{'images/<id>.jpg': label} from the images.csv in the folder or beside it; empty if there is none.
+
+    column: which of its columns; "sender_id" says who took each photo. ValueError if the table has no such column.
+    """
     for table in (Path(images, "images.csv"), Path(images).parent / "images.csv"):
         if table.is_file():
             with open(table, newline="", encoding="utf-8") as f:
-                return {f"images/{row['image']}.jpg": row["label"] for row in csv.DictReader(f)}
+                rows = csv.DictReader(f)
+                missing = {"image", column} - set(rows.fieldnames or [])
+                if missing:
+                    raise ValueError(f"{table.name} has no column {sorted(missing)[0]!r}, only {rows.fieldnames}: add it")
+                return {f"images/{row['image']}.jpg": row[column] for row in rows}
     return {}
 
 
@@ -225,6 +232,8 @@ class Backbone:
     n_features: int
     weights: str          # where they came from, for people
     fingerprint: str      # of the weights, for the pickle: vectors of two checkpoints never mix
+    base: str = ""            # of a tuned one, the fingerprint of the network below, see `load_tuned`
+    last_block: bool = False  # of a tuned one, whether layers of the network were trained as well as a head
 
     @functools.cached_property
     def fast(self):
@@ -799,17 +808,23 @@ def _knows(emb_filename, img_names):
     return set(img_names) <= {*names, *about.get("skipped", [])}
 
 
-def open_catalogue(emb_filename=None):
+def open_catalogue(emb_filename=None, tuned=None):
     """Find the photos and their embeddings, and make them what `search` searches; returns the Catalogue.
 
     A folder whose photos no pickle knows is embedded first, with efficientnet_lite0, and kept for the next time.
+    tuned: a file of `save_tuned`. A head alone is laid over the embeddings that are there; where layers of the
+    network were trained as well, the photos are embedded anew, once.
     """
     global _opened
     images = get_images()
-    path = Path(emb_filename or embeddings_file(images))
     img_names = list_photos(images)[0]
+    tuned_backbone = tuned and load_tuned(tuned)
+    head_only = tuned and not tuned_backbone.last_block
+    path = Path(emb_filename or embeddings_file(images))
+    if tuned and not head_only and not emb_filename:
+        path = HERE / "embeddings" / f"{path.stem}-{tuned_backbone.fingerprint}.pickle"
     if not emb_filename and not _knows(path, img_names):
-        backbone = load_backbone("efficientnet_lite0")
+        backbone = load_backbone("efficientnet_lite0") if not tuned or head_only else tuned_backbone
         names, vectors = extract_embeddings(img_names, backbone, path, images)
         save_embeddings(path, names, vectors, backbone, read_labels(images), sorted(set(img_names) - set(names)), overwrite=True)
     names, vectors, about = _read_embeddings(path)
@@ -819,10 +834,27 @@ def open_catalogue(emb_filename=None):
                          "folder that it was made of, or no pickle at all")
     in_table = {} if about.get("labels") else read_labels(images)
     labels = about.get("labels") or [in_table.get(name, "") for name in names]
+    if tuned:
+        vectors, about = _tuned_embeddings(vectors, about, tuned_backbone, path)
     _opened = Catalogue(images, [names[i] for i in here], vectors[here], [labels[i] for i in here], about)
+    if tuned:
+        _opened.backbone = tuned_backbone
     print(f"Catalogue: {len(here):,} photos, {vectors.shape[1]:,} features each, made by "
           f"{about.get('backbone', 'an unnamed network')} ({about.get('weights', 'no word on its weights')})")
     return _opened
+
+
+def _tuned_embeddings(vectors, about, backbone, path):
+    """The saved vectors under the head of a tuned backbone; those that it made itself stay as they are."""
+    import torch
+    made_by = about.get("fingerprint")
+    if made_by != backbone.fingerprint:
+        if made_by != backbone.base or backbone.last_block:
+            raise ValueError(f"{path.name} was made by {about.get('backbone', 'an unnamed network')} ({about.get('weights')}), and "
+                             f"{backbone.weights} does not belong to it: train one on these embeddings in notebook 06")
+        with torch.inference_mode():
+            vectors = backbone.network[-1](vectors)
+    return vectors, about | {"weights": backbone.weights, "fingerprint": backbone.fingerprint}
 
 
 def build_compressed_index(n_features, catalogue=None):
@@ -974,3 +1006,108 @@ def _draw(ax, photo, label=""):
     ax.set_xlabel("\n".join(filter(None, [label, name if len(name) <= 24 else f"{name[:8]}...{name[-8:]}"])), fontsize=9)
     ax.set_xticks([])
     ax.set_yticks([])
+
+
+# ---- 06: training it further ---------------------------------------------------------------------------------------------
+def projection_head(n_features, n_out=512):
+    """A small network that projects vectors, (B, n_features) to (B, n_out), all of one length, sqrt(n_out).
+
+    Dropout, a half of all numbers at random, keeps it from learning the photos by heart. A projection head trained
+    under a contrastive loss: Khosla and others 2020, arxiv.org/abs/2004.11362.
+    """
+    from torch import nn
+    return nn.Sequential(nn.BatchNorm1d(n_features), nn.Dropout(0.5), nn.Linear(n_features, 512),
+                         nn.BatchNorm1d(512), nn.ReLU(), nn.Dropout(0.5), nn.Linear(512, n_out),
+                         nn.RMSNorm(n_out, elementwise_affine=False))
+
+
+def train_epochs(network, inputs, labels, epochs=60, batch=512, learning_rate=1e-3, seed=0):
+    """Train `network` so that inputs of one label come near each other; yields the mean loss after each epoch.
+
+    inputs: (N, ...) tensor, what the network takes; labels: N strings. The network is left in evaluation mode at each
+    yield, so that it can be looked at, and the caller may stop there. BatchNorm2d keeps the statistics that it came with. Loss: supervised contrastive, temperature 0.1.
+    Raises ValueError where there is nothing to tell apart. Source: pytorch-metric-learning, losses.SupConLoss.
+    """
+    import torch
+    from pytorch_metric_learning.losses import SupConLoss
+    kinds, y = np.unique(labels, return_inverse=True)
+    if len(labels) != len(inputs) or len(kinds) < 2:
+        raise ValueError(f"{len(inputs)} inputs with {len(labels)} labels of {len(kinds)} kinds: training takes one label an "
+                         "input, and two kinds or more")
+    y, loss_of = torch.from_numpy(y), SupConLoss(temperature=0.1)
+    order = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)  # for dropout
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, learning_rate, weight_decay=1e-3)
+    steps = epochs * -(-len(inputs) // batch)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(epochs):
+        network.train()
+        for module in network.modules():  # the photos of one small batch say too little about the mean of a feature map
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.eval()
+        losses = []
+        # parts of nearly equal size: a last batch of one photo would have nothing to be compared with
+        for part in torch.randperm(len(inputs), generator=order).tensor_split(-(-len(inputs) // batch)):
+            loss = loss_of(network(inputs[part].float()), y[part])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+        network.eval()
+        yield float(np.mean(losses))
+
+
+def save_tuned(filename, backbone, head, last_block=None):
+    """Write a trained head, and for ResNet50 its last block `layer4` if that was trained too, in the safetensors format.
+
+    The file says which backbone, and which weights of it, it belongs to; it is replaced whole or not at all.
+    Source: huggingface.co/docs/safetensors.
+    """
+    from safetensors.torch import save
+    path = Path(filename)
+    tensors = {f"{part}.{key}": value.contiguous() for part, module in (("head", head), ("layer4", last_block)) if module
+               for key, value in module.state_dict().items()}
+    belongs = {"backbone": backbone.name, "weights": backbone.weights, "fingerprint": backbone.fingerprint}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.tmp")
+    unfinished.write_bytes(save(tensors, belongs))
+    os.replace(unfinished, path)
+
+
+def load_tuned(filename, backbone=None):
+    """The Backbone that a file of `save_tuned` makes of the one it belongs to, loaded if `backbone` is not given.
+
+    Its network ends in the head; its fingerprint is one of its own, so its vectors never mix with the others.
+    Raises FileNotFoundError, or ValueError for a file that is damaged or belongs to another backbone.
+    """
+    import torch
+    from safetensors import SafetensorError, safe_open
+    path = Path(filename)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no tuned recommender at {str(path)!r}: train one in notebook 06")
+    try:
+        with safe_open(path, "pt") as f:
+            belongs, tensors = f.metadata() or {}, {key: f.get_tensor(key) for key in f.keys()}
+        n_features, n_out = tensors["head.2.weight"].shape[1], len(tensors["head.6.bias"])
+        name, fingerprint = belongs["backbone"], belongs["fingerprint"]
+    except (SafetensorError, KeyError, IndexError) as error:
+        raise ValueError(f"{path.name} is damaged or no file of save_tuned ({error}): train it anew in notebook 06") from None
+    backbone = backbone or load_backbone(name)
+    if (backbone.name, backbone.fingerprint) != (name, fingerprint):
+        raise ValueError(f"{path.name} belongs to {name} ({belongs.get('weights')}), and this is {backbone.name} "
+                         f"({backbone.weights}): take the one it was trained on, or train it anew in notebook 06")
+    head, network = projection_head(n_features, n_out), copy.deepcopy(backbone.network)
+    try:
+        head.load_state_dict({key[5:]: value for key, value in tensors.items() if key.startswith("head.")})
+        last_block = {key[7:]: value for key, value in tensors.items() if key.startswith("layer4.")}
+        if last_block:
+            network.layer4.load_state_dict(last_block)
+    except (RuntimeError, AttributeError) as error:
+        raise ValueError(f"{path.name} does not fit {name}: {str(error)[:300]}") from None
+    content = hashlib.sha256(fingerprint.encode())
+    for key in sorted(tensors):
+        content.update(key.encode() + tensors[key].numpy().tobytes())
+    return Backbone(name, torch.nn.Sequential(network, head).eval(), backbone.preprocess, backbone.classifier, n_out,
+                    f"{backbone.weights}, tuned by {path.name}", content.hexdigest()[:16], backbone.fingerprint, bool(last_block))

@@ -1025,7 +1025,8 @@ def train_epochs(network, inputs, labels, epochs=60, batch=512, learning_rate=1e
     """Train `network` so that inputs of one label come near each other; yields the mean loss after each epoch.
 
     inputs: (N, ...) tensor, what the network takes; labels: N strings. The network is left in evaluation mode at each
-    yield, so that it can be looked at, and the caller may stop there. BatchNorm2d keeps the statistics that it came with. Loss: supervised contrastive, temperature 0.1.
+    yield, so that it can be looked at, and the caller may stop there. BatchNorm2d keeps the statistics that it came with.
+    Loss: supervised contrastive, temperature 0.1.
     Raises ValueError where there is nothing to tell apart. Source: pytorch-metric-learning, losses.SupConLoss.
     """
     import torch

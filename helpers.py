@@ -2,6 +2,7 @@
 
     photos --pil_loader--> RGB --backbone.preprocess--> 3x224x224 --backbone.network--> vector      (notebook 01)
     vectors --PCA--> n_features --faiss--> nearest --similar_images--> a 2x2 grid                   (notebooks 02 to 04)
+    vectors --trained head--> vectors in which photos of one label are near each other                (notebook 06)
 
 What a step does was shown in the open in the notebook that first needs it; here it also checks what it is given. torch,
 faiss, scikit-learn and matplotlib are imported where they are used, so that `import helpers` is quick.

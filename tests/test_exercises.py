@@ -9,7 +9,7 @@ from nbclient import NotebookClient
 import helpers
 
 
-@pytest.mark.parametrize("name", ["05_how_many_factors.ipynb"])
+@pytest.mark.parametrize("name", ["05_how_many_factors.ipynb", "06_fine_tuning.ipynb"])
 def test_the_solutions_are_right(name):
     if reference() != "saved":
         pytest.skip("the exercises are made for the real photos: set FASHION_IMAGES, or let a notebook download them")

@@ -3,6 +3,7 @@
     photos --pil_loader--> RGB --backbone.preprocess--> 3x224x224 --backbone.network--> vector      (notebook 01)
     vectors --PCA--> n_features --faiss--> nearest --similar_images--> a 2x2 grid                   (notebooks 02 to 04)
     vectors --trained head--> vectors in which photos of one label are near each other                (notebook 06)
+    the same search in Milvus, the same extraction over Ray                                           (notebook 07)
 
 What a step does was shown in the open in the notebook that first needs it; here it also checks what it is given. torch,
 faiss, scikit-learn and matplotlib are imported where they are used, so that `import helpers` is quick.
@@ -23,7 +24,7 @@ import tempfile
 import threading
 import zipfile
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -361,24 +362,14 @@ def extract_embeddings(paths, backbone, emb_filename=None, images=None):
     call goes on from there and gives the same result to the last bit. `save_embeddings` removes that file.
     Each core takes whole batches, from the file to the vector, so decoding runs beside the network.
     """
-    import torch
-    names = [str(path) for path in paths]
-    if not names:
-        raise ValueError("no photos to embed: the list of paths is empty")
-    files = [photo_path(name, images) if images else Path(name) for name in names]
+    names, files = _names_and_files(paths, images)
     batches = [range(i, min(i + BATCH, len(names))) for i in range(0, len(names), BATCH)]
 
     def embed(number):
         """(the batch's number, which photos of it were good, their vectors, what was wrong with the others)"""
-        torch.set_num_threads(1)  # of this worker: the others have the other cores
-        good, photos, bad = [], [], []
-        for i in batches[number]:
-            try:
-                photos.append(pil_loader(files[i]))
-                good.append(i)
-            except (OSError, BadPhoto) as error:
-                bad.append(f"{names[i]}: {error.args[-1] if isinstance(error, BadPhoto) else error.strerror or 'not there'}")
-        vectors = backbone.embed(photos).numpy() if photos else np.empty((0, backbone.n_features), np.float32)
+        vectors, why = _embed_batch([files[i] for i in batches[number]], backbone)
+        good = [i for i, wrong in zip(batches[number], why) if not wrong]
+        bad = [f"{names[i]}: {wrong}" for i, wrong in zip(batches[number], why) if wrong]
         batch = np.array(number), np.array(good, np.int64), vectors, np.array(bad, str)
         if kept:
             kept.add(*batch)
@@ -412,7 +403,33 @@ def extract_embeddings(paths, backbone, emb_filename=None, images=None):
         pool.shutdown(wait=True, cancel_futures=True)
         if kept:
             kept.close()
-    bad = [why for i in sorted(bad) for why in bad[i]]
+    return _without_bad(names, vectors, good, [why for i in sorted(bad) for why in bad[i]])
+
+
+def _names_and_files(paths, images):
+    names = [str(path) for path in paths]
+    if not names:
+        raise ValueError("no photos to embed: the list of paths is empty")
+    return names, [photo_path(name, images) if images else Path(name) for name in names]
+
+
+def _embed_batch(files, backbone):
+    """(vectors of the good photos, for each file what was wrong with it or ''), on one core: the others have their own batches."""
+    import torch
+    torch.set_num_threads(1)
+    photos, why = [], []
+    for file in files:
+        try:
+            photos.append(pil_loader(file))
+            why.append("")
+        except (OSError, BadPhoto) as error:
+            why.append(error.args[-1] if isinstance(error, BadPhoto) else error.strerror or "not there")
+    return backbone.embed(photos).numpy() if photos else np.empty((0, backbone.n_features), np.float32), why
+
+
+def _without_bad(names, vectors, good, bad):
+    """(names, tensor) of the good photos, after saying which were skipped and why."""
+    import torch
     if bad:
         print(f"Embedded {good.sum()} of {len(names)} photos; skipped {len(bad)}:")
         print("\n".join(f"  {why}" for why in bad[:20]) + (f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""))
@@ -927,19 +944,23 @@ def nearest(query, factors, k=4, catalogue=None):
     catalogue = catalogue or _opened or open_catalogue()
     k = _whole(k, "the number of neighbours", 1, None, "ask for one at least")
     pca, index_compressed = build_compressed_index(factors, catalogue)
-    own, photo = _find(query, catalogue)
-    if own is None:
-        vector = catalogue.backbone.embed([photo]).numpy()
-        if not np.isfinite(vector).all():
-            raise ValueError("the network gave no finite vector for this photo: its weights are damaged")
-        vector = pca.transform(vector).astype(np.float32)
-    else:
-        vector = np.ascontiguousarray(catalogue.compressed[own:own + 1, :factors])
+    own, vector = _query_vector(query, pca, catalogue)
     # one more than asked: the query itself, if it is in the catalogue, is left out because it is that photo. Where there are
     # fewer photos than asked for, faiss fills up with -1.
     D, I = index_compressed.search(vector, min(k, len(catalogue.img_names)) + 1)
     return [Neighbour(catalogue.img_names[i], catalogue.labels[i], float(d), int(i))
             for d, i in zip(D[0], I[0]) if i != own and i >= 0][:k]
+
+
+def _query_vector(query, pca, catalogue):
+    """(its number in the catalogue or None, its factors, (1, n) float32)."""
+    own, photo = _find(query, catalogue)
+    if own is not None:
+        return own, np.ascontiguousarray(catalogue.compressed[own:own + 1, :pca.n_components])
+    vector = catalogue.backbone.embed([photo]).numpy()
+    if not np.isfinite(vector).all():
+        raise ValueError("the network gave no finite vector for this photo: its weights are damaged")
+    return None, pca.transform(vector).astype(np.float32)
 
 
 def _find(query, catalogue):
@@ -1113,3 +1134,121 @@ def load_tuned(filename, backbone=None):
         content.update(key.encode() + tensors[key].numpy().tobytes())
     return Backbone(name, torch.nn.Sequential(network, head).eval(), backbone.preprocess, backbone.classifier, n_out,
                     f"{backbone.weights}, tuned by {path.name}", content.hexdigest()[:16], backbone.fingerprint, bool(last_block))
+
+
+# ---- 07: past one machine --------------------------------------------------------------------------------------------------
+def open_milvus(uri=None):
+    """A pymilvus.MilvusClient: of the server at `uri` or MILVUS_URI, else of Milvus Lite, in embeddings/fashion_milvus.db.
+
+    A server that asks who you are finds 'user:password' in MILVUS_TOKEN. Raises ConnectionError if nothing answers.
+    Source: milvus.io/docs/milvus_lite.md.
+    """
+    from pymilvus import MilvusClient, MilvusException
+    uri = str(uri or os.environ.get("MILVUS_URI") or HERE / "embeddings" / "fashion_milvus.db")
+    if "://" not in uri:
+        Path(uri).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""), timeout=10)
+    except MilvusException as error:
+        if "://" in uri:
+            raise ConnectionError(
+                f"no Milvus answers at {uri!r} ({error.message}). To start one with Docker, on port 19530:\n"
+                "  curl -sfL https://raw.githubusercontent.com/milvus-io/milvus/master/scripts/standalone_embed.sh -o standalone_embed.sh\n"
+                "  bash standalone_embed.sh start\nOr unset MILVUS_URI: then Milvus Lite is used, which needs no server") from error
+        raise ConnectionError(f"Milvus Lite could not open {Path(uri).name!r} ({error.message}): its name must end in .db, and only one "
+                              "process may have it open, so shut down the other notebook's kernel") from error
+
+
+def milvus_collection(catalogue, factors):
+    """The name of the collection of a catalogue: factors of other photos or of another network are other numbers."""
+    content = json.dumps([catalogue.img_names, catalogue.about.get("fingerprint"), factors])
+    return f"fashion_{factors}_{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+
+
+def insert_into_milvus(client, factors, catalogue=None, batch=500):
+    """Put name, label and compressed vector of every photo into a collection of Milvus; returns the collection's name.
+
+    The name is the key, so that a second run, or one after an interruption, overwrites and does not double.
+    FLAT is Milvus's exact index; 'Strong' means that a search sees what was written before it.
+    Source: milvus.io/docs/upsert-entities.md, milvus.io/docs/consistency.md.
+    """
+    from pymilvus import DataType
+    catalogue = catalogue or _opened or open_catalogue()
+    build_compressed_index(factors, catalogue)  # for its check of `factors`
+    collection = milvus_collection(catalogue, factors)
+    if not client.has_collection(collection):
+        schema = client.create_schema()
+        schema.add_field("name", DataType.VARCHAR, is_primary=True, max_length=1000)
+        schema.add_field("label", DataType.VARCHAR, max_length=1000)
+        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=factors)
+        index_params = client.prepare_index_params()
+        index_params.add_index("vector", index_type="FLAT", metric_type="L2")
+        client.create_collection(collection, schema=schema, index_params=index_params, consistency_level="Strong")
+    for start in tqdm(range(0, len(catalogue.img_names), batch), desc="Batches of photos to Milvus"):
+        part = slice(start, start + batch)
+        client.upsert(collection, [{"name": name, "label": label, "vector": vector} for name, label, vector in zip(
+            catalogue.img_names[part], catalogue.labels[part], catalogue.compressed[part, :factors])])
+    return collection
+
+
+def nearest_in_milvus(client, query, factors, k=4, kind=None, catalogue=None):
+    """What `nearest` finds, found by Milvus; with `kind`, among the photos of that label only.
+
+    A photo that is in Milvus and not in the catalogue has the index -1. Source: milvus.io/docs/filtered-search.md.
+    """
+    catalogue = catalogue or _opened or open_catalogue()
+    own, vector = _query_vector(query, build_compressed_index(factors, catalogue)[0], catalogue)
+    number = {name: i for i, name in enumerate(catalogue.img_names)}
+    hits = client.search(milvus_collection(catalogue, factors), vector, limit=k + 1, output_fields=["label"],
+                         filter="" if kind is None else f"label == {json.dumps(kind)}")[0]
+    return [Neighbour(hit["name"], hit["entity"]["label"], hit["distance"], number.get(hit["name"], -1))
+            for hit in hits if own is None or hit["name"] != catalogue.img_names[own]][:k]
+
+
+def extract_with_ray(paths, backbone, images=None):
+    """As `extract_embeddings`, over Ray Data: on this machine, or on the cluster that RAY_ADDRESS names.
+
+    One actor a core, each with a backbone of its own; they take batches, so a broken photo is named and passed over here
+    too. On a cluster `images` must be a folder that every machine sees under that name, and every machine needs
+    requirements.txt; this file is sent along. Nothing is kept of an interrupted run.
+    Raises ConnectionError if no cluster answers. Source: docs.ray.io/en/latest/data/batch_inference.html.
+    """
+    import ray
+    names, files = _names_and_files(paths, images)
+    _start_ray()
+    photos = ray.data.from_items([{"number": i, "file": str(file)} for i, file in enumerate(files)])
+    embedded = photos.map_batches(_Embedder, fn_constructor_args=(replace(backbone),), batch_size=BATCH, num_cpus=1,
+                                  compute=ray.data.ActorPoolStrategy(size=int(ray.cluster_resources()["CPU"])))
+    vectors, why = np.zeros((len(names), backbone.n_features), np.float32), [""] * len(names)
+    for row in tqdm(embedded.iter_rows(), total=len(names), desc=f"Photos to vectors, {backbone.name}, Ray", unit=" photos",
+                    mininterval=0.5):
+        vectors[row["number"]], why[row["number"]] = row["vector"], row["why"]
+    return _without_bad(names, vectors, np.array([not wrong for wrong in why]), [f"{n}: {w}" for n, w in zip(names, why) if w])
+
+
+class _Embedder:
+    """What each actor of Ray holds, and does with a batch."""
+
+    def __init__(self, backbone):
+        self.backbone = backbone
+
+    def __call__(self, batch):
+        good, why = _embed_batch(batch["file"], self.backbone)
+        vectors = np.zeros((len(why), self.backbone.n_features), np.float32)
+        vectors[[not wrong for wrong in why]] = good
+        return {"number": batch["number"], "vector": vectors, "why": np.array(why)}
+
+
+def _start_ray():
+    import logging
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of things that are as they should be
+    import ray
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    if not ray.is_initialized():
+        try:
+            ray.init(runtime_env={"py_modules": [str(HERE / "helpers.py")]}, logging_level=logging.ERROR, log_to_driver=False)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ConnectionError(
+                f"no Ray cluster answers at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')!r} ({str(error)[:200]}). Start one with "
+                "'ray start --head' and set RAY_ADDRESS to the address it prints, or unset it: Ray then starts on this machine") from error
+    ray.data.DataContext.get_current().enable_progress_bars = False  # our own is enough

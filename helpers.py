@@ -1143,6 +1143,7 @@ def open_milvus(uri=None):
     A server that asks who you are finds 'user:password' in MILVUS_TOKEN. Raises ConnectionError if nothing answers.
     Source: milvus.io/docs/milvus_lite.md.
     """
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from pymilvus import MilvusClient, MilvusException
     uri = str(uri or os.environ.get("MILVUS_URI") or HERE / "embeddings" / "fashion_milvus.db")
     if "://" not in uri:
@@ -1243,7 +1244,6 @@ def _start_ray():
     import logging
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of things that are as they should be
     import ray
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     if not ray.is_initialized():
         try:
             ray.init(runtime_env={"py_modules": [str(HERE / "helpers.py")]}, logging_level=logging.ERROR, log_to_driver=False)
@@ -1252,3 +1252,4 @@ def _start_ray():
                 f"no Ray cluster answers at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')!r} ({str(error)[:200]}). Start one with "
                 "'ray start --head' and set RAY_ADDRESS to the address it prints, or unset it: Ray then starts on this machine") from error
     ray.data.DataContext.get_current().enable_progress_bars = False  # our own is enough
+    logging.getLogger("ray.data").setLevel(logging.ERROR)

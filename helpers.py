@@ -1246,8 +1246,11 @@ def _start_ray():
     import ray
     if not ray.is_initialized():
         try:
+            host, _, port = os.environ.get("RAY_ADDRESS", "").removeprefix("ray://").rpartition(":")
+            if host:  # ray.init itself would try for minutes
+                socket.create_connection((host, int(port)), timeout=5).close()
             ray.init(runtime_env={"py_modules": [str(HERE / "helpers.py")]}, logging_level=logging.ERROR, log_to_driver=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise ConnectionError(
                 f"no Ray cluster answers at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')!r} ({str(error)[:200]}). Start one with "
                 "'ray start --head' and set RAY_ADDRESS to the address it prints, or unset it: Ray then starts on this machine") from error

@@ -30,8 +30,8 @@ def reference():
 
 
 def smaller(source):
-    """A cell of notebook 07 for a test: what takes minutes with two million vectors takes seconds with 64,000, trained on fewer."""
-    return source.replace("largest = 2_000_000", "largest = 64_000").replace("max(10_000, ", "max(2_000, ")
+    """A cell of notebook 07 for a test: what takes minutes with two million vectors takes seconds with 64,000."""
+    return source.replace("largest = 2_000_000", "largest = 64_000")
 
 
 def printed(outputs):

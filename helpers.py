@@ -1253,6 +1253,7 @@ def _start_ray():
         except (OSError, ValueError, RuntimeError) as error:
             raise ConnectionError(
                 f"no Ray cluster answers at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')!r} ({str(error)[:200]}). Start one with "
-                "'ray start --head' and set RAY_ADDRESS to the address it prints, or unset it: Ray then starts on this machine") from error
+                "'ray start --head' and set RAY_ADDRESS to the address it prints (with the cluster's RAY_AUTH_MODE and token), or unset it: "
+                "Ray then starts on this machine") from error
     ray.data.DataContext.get_current().enable_progress_bars = False  # our own is enough
     logging.getLogger("ray.data").setLevel(logging.ERROR)

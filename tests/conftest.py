@@ -1,8 +1,12 @@
 """What the tests share: a small drawn catalogue, its vectors, and an empty checkout."""
+import matplotlib
 import pytest
 
 import helpers
-from sample_images import draw_catalogue
+import lookalike
+from lookalike.stand_in import draw_catalogue
+
+matplotlib.use("agg")
 
 
 @pytest.fixture(scope="session")
@@ -19,15 +23,14 @@ def backbone():
 @pytest.fixture(scope="session")
 def embedded(photos, backbone):
     """(img_names, img_emb_tensors) of the small catalogue."""
-    return helpers.extract_embeddings(helpers.list_photos(photos)[0], backbone, images=photos)
+    return helpers.extract_embeddings(helpers.list_photos(photos)[0], backbone, images=photos)[:2]
 
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """An empty folder in the place of the checkout."""
-    monkeypatch.setattr(helpers, "HERE", tmp_path)
-    monkeypatch.setattr(helpers, "EMB_FILENAME", tmp_path / "fashion_images_embs.pickle")
-    monkeypatch.setattr(helpers, "_opened", None)
+    monkeypatch.setattr(lookalike, "HERE", tmp_path)
+    monkeypatch.setattr(helpers, "_default", None)
     monkeypatch.delenv("FASHION_IMAGES", raising=False)
     return tmp_path
 
@@ -36,5 +39,5 @@ def home(tmp_path, monkeypatch):
 def catalogue(home, photos, embedded, backbone, monkeypatch):
     """The small catalogue, opened as a reader opens it."""
     monkeypatch.setenv("FASHION_IMAGES", str(photos))
-    helpers.save_embeddings(helpers.EMB_FILENAME, *embedded, backbone, helpers.read_labels(photos))
+    helpers.save_embeddings(helpers.embeddings_file(photos), *embedded, backbone)
     return helpers.open_catalogue()

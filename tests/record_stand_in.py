@@ -13,8 +13,9 @@ from nbclient import NotebookClient
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
-import helpers  # noqa: E402
 from notebook_checks import smaller  # noqa: E402
+
+import helpers  # noqa: E402
 
 if helpers.get_images().name != "drawn_images":
     sys.exit("This records the stand-in, and here are real photos: unset FASHION_IMAGES, move images/ away, go offline.")

@@ -8,7 +8,9 @@ from safetensors.torch import save_file
 from sklearn.model_selection import StratifiedGroupKFold
 
 import helpers
-from sample_images import draw_catalogue
+import lookalike
+from lookalike import tuning
+from lookalike.stand_in import draw_catalogue
 
 KINDS = np.repeat(["Hat", "Shoes", "Dress"], 20)
 
@@ -21,8 +23,8 @@ def vectors():
 
 def trained(epochs=3):
     torch.manual_seed(0)
-    head = helpers.projection_head(1280)
-    return head, list(helpers.train_epochs(head, vectors(), KINDS, epochs))
+    head = tuning.projection_head(1280)
+    return head, list(tuning.train_epochs(head, vectors(), KINDS, epochs))
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +45,8 @@ def test_the_same_seed_trains_the_same_head():
 
 def test_the_caller_may_look_after_each_epoch_and_stop():
     torch.manual_seed(0)
-    head = helpers.projection_head(1280)
-    for _ in helpers.train_epochs(head, vectors(), KINDS):
+    head = tuning.projection_head(1280)
+    for _ in tuning.train_epochs(head, vectors(), KINDS):
         assert not head.training
         break
     with torch.inference_mode():
@@ -53,19 +55,19 @@ def test_the_caller_may_look_after_each_epoch_and_stop():
 
 def test_a_last_batch_of_one_does_not_stop_the_training():
     torch.manual_seed(0)
-    assert np.isfinite(list(helpers.train_epochs(helpers.projection_head(1280), vectors(), KINDS, epochs=1, batch=59))).all()
+    assert np.isfinite(list(tuning.train_epochs(tuning.projection_head(1280), vectors(), KINDS, epochs=1, batch=59))).all()
 
 
 @pytest.mark.parametrize("labels, message", [(["Hat"] * 60, "of 1 kinds"), (["Hat", "Shoes"], "60 inputs with 2 labels")])
 def test_nothing_to_tell_apart(labels, message):
     with pytest.raises(ValueError, match=message):
-        next(helpers.train_epochs(helpers.projection_head(1280), vectors(), labels))
+        next(tuning.train_epochs(tuning.projection_head(1280), vectors(), labels))
 
 
 def test_the_file_gives_back_the_same_recommender(tmp_path, backbone):
     head = trained()[0]
-    helpers.save_tuned(tmp_path / "head.safetensors", backbone, head)
-    tuned = helpers.load_tuned(tmp_path / "head.safetensors")
+    tuning.save_tuned(tmp_path / "head.safetensors", backbone, head)
+    tuned = tuning.load_tuned(tmp_path / "head.safetensors")
     with torch.inference_mode():
         assert torch.equal(tuned.network[-1](vectors()), head(vectors()))
     photo = helpers.Image.new("RGB", (300, 400), "red")
@@ -77,23 +79,23 @@ def test_the_file_gives_back_the_same_recommender(tmp_path, backbone):
 
 
 def test_another_backbone_is_refused(tmp_path, backbone):
-    helpers.save_tuned(tmp_path / "head.safetensors", backbone, trained()[0])
+    tuning.save_tuned(tmp_path / "head.safetensors", backbone, trained()[0])
     for other in (replace(backbone, fingerprint="0"), replace(backbone, name="resnet50")):
         with pytest.raises(ValueError, match="belongs to efficientnet_lite0"):
-            helpers.load_tuned(tmp_path / "head.safetensors", other)
+            tuning.load_tuned(tmp_path / "head.safetensors", other)
 
 
 def test_files_that_are_none_of_ours(tmp_path, backbone):
     with pytest.raises(FileNotFoundError, match="notebook 06"):
-        helpers.load_tuned(tmp_path / "none.safetensors")
+        tuning.load_tuned(tmp_path / "none.safetensors")
     (tmp_path / "a.safetensors").write_bytes(b"not this")
     save_file({"x": torch.ones(2)}, tmp_path / "b.safetensors")
     torch.save({"x": torch.ones(2)}, tmp_path / "c.safetensors")
-    helpers.save_tuned(tmp_path / "whole.safetensors", backbone, trained()[0])
+    tuning.save_tuned(tmp_path / "whole.safetensors", backbone, trained()[0])
     (tmp_path / "d.safetensors").write_bytes((tmp_path / "whole.safetensors").read_bytes()[:-1000])
     for name in "abcd":
-        with pytest.raises(ValueError, match="damaged or no file of save_tuned"):
-            helpers.load_tuned(tmp_path / f"{name}.safetensors", backbone)
+        with pytest.raises(ValueError, match="is damaged, or save_tuned did not write it"):
+            tuning.load_tuned(tmp_path / f"{name}.safetensors", backbone)
 
 
 def test_the_last_block_travels_with_the_head(tmp_path):
@@ -104,8 +106,8 @@ def test_the_last_block_travels_with_the_head(tmp_path):
     with torch.no_grad():
         resnet.network.layer4[0].conv1.weight += 1
     trained_block = resnet.network.layer4
-    helpers.save_tuned(tmp_path / "block.safetensors", resnet, helpers.projection_head(2048), trained_block)
-    tuned = helpers.load_tuned(tmp_path / "block.safetensors", helpers.load_backbone("resnet50", tmp_path / "weights.pth"))
+    tuning.save_tuned(tmp_path / "block.safetensors", resnet, tuning.projection_head(2048), trained_block)
+    tuned = tuning.load_tuned(tmp_path / "block.safetensors", helpers.load_backbone("resnet50", tmp_path / "weights.pth"))
     assert tuned.last_block
     assert torch.equal(tuned.network[0].layer4[0].conv1.weight, trained_block[0].conv1.weight)
 
@@ -116,9 +118,10 @@ def test_a_table_without_senders_is_named(tmp_path):
         helpers.read_labels(tmp_path, "sender_id")
 
 
+@pytest.mark.slow
 def test_held_out_precision_rises_on_the_drawn_catalogue(tmp_path, monkeypatch, backbone, capsys):
     """The whole way: drawn garments, a head trained on four fifths of the people, the others ask; then the recommender."""
-    monkeypatch.setattr(helpers, "HERE", tmp_path)
+    monkeypatch.setattr(lookalike, "HERE", tmp_path)
     drawn = tmp_path / "drawn"
     draw_catalogue(drawn)
     monkeypatch.setenv("FASHION_IMAGES", str(drawn))
@@ -127,22 +130,24 @@ def test_held_out_precision_rises_on_the_drawn_catalogue(tmp_path, monkeypatch, 
     X, y = catalogue.img_emb_tensors, np.array(catalogue.labels)
     train, held_out = next(StratifiedGroupKFold(5, shuffle=True, random_state=0).split(X, y, [who[n] for n in catalogue.img_names]))
     torch.manual_seed(0)
-    head = helpers.projection_head(1280)
-    for _ in helpers.train_epochs(head, X[train], y[train], epochs=30):
+    head = tuning.projection_head(1280)
+    for _ in tuning.train_epochs(head, X[train], y[train], epochs=30):
         pass
     with torch.inference_mode():
         before, after = (helpers.label_precision(vectors[held_out], y[held_out]) for vectors in (X, head(X)))
     assert after > before + 0.01, (before, after)
 
-    helpers.save_tuned(tmp_path / "head.safetensors", backbone, head)
-    tuned = helpers.open_catalogue(tuned=tmp_path / "head.safetensors")
+    tuning.save_tuned(tmp_path / "head.safetensors", backbone, head)
+    tuned = helpers.open_catalogue(backbone=tuning.load_tuned(tmp_path / "head.safetensors"))
     assert tuned.img_emb_tensors.shape == (len(y), 512)
     query = int(held_out[0])
     outside = helpers.nearest(helpers.pil_loader(helpers.photo_path(catalogue.img_names[query], drawn)), 300, catalogue=tuned)
     assert outside[0].index == query  # a photo from outside goes through the head as well
     assert "tuned by head.safetensors" in capsys.readouterr().out
 
-    other = helpers.load_embeddings(helpers.embeddings_file(drawn))
-    helpers.save_embeddings(tmp_path / "other.pickle", *other, replace(backbone, fingerprint="0"))
+    names, vectors = helpers.load_embeddings(helpers.embeddings_file(drawn))
+    other = replace(backbone, fingerprint="0")
+    helpers.save_embeddings(tmp_path / "other.safetensors", names, vectors, other)
     with pytest.raises(ValueError, match="does not belong to it"):
-        helpers.open_catalogue(tmp_path / "other.pickle", tuned=tmp_path / "head.safetensors")
+        helpers.open_catalogue(tmp_path / "other.safetensors",
+                               tuning.load_tuned(tmp_path / "head.safetensors"))

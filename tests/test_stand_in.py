@@ -5,7 +5,7 @@ import numpy as np
 from PIL import Image
 
 import helpers
-from sample_images import KINDS, draw_catalogue
+from lookalike.stand_in import KINDS, draw_catalogue
 
 
 def test_fourteen_kinds_with_labels_and_some_gray(photos):

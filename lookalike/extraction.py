@@ -1,0 +1,149 @@
+"""Many photos to vectors, on all cores, so that nothing done is done twice."""
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import lookalike
+from lookalike.embeddings import EMB_FILENAME, kept_rows, read_embeddings, save_embeddings
+from lookalike.networks import BATCH, Backbone, load_backbone, same_network
+from lookalike.photos import BadPhoto, list_photos, photo_path, photo_stat, read_labels
+
+
+def extract_embeddings(paths: Sequence[str | Path], backbone: Backbone,
+                       emb_filename: str | Path | None = None, images: str | Path | None = None
+                       ) -> tuple[list[str], torch.Tensor, dict[str, str]]:
+    """Turn photos into vectors; a photo that cannot be read is named and left out.
+
+    Each core takes whole batches, from the file to the vector, so decoding runs beside the
+    network.
+
+    Parameters
+    ----------
+    paths
+        Files, or names 'images/...' in the folder `images` if that is given.
+    backbone
+        Of `load_backbone`.
+    emb_filename
+        With it the work is kept beside that file; after an interruption the same call goes on
+        from there and gives the same result to the last bit. `save_embeddings` clears it away.
+
+    Returns
+    -------
+    img_names, img_emb_tensors, skipped
+        The good ones of `paths`, their vectors, (N, n_features) float32, and for each of the
+        others why it was skipped.
+
+    Raises
+    ------
+    ValueError
+        No paths.
+    OSError
+        The disk is full, or another process is at it.
+    """
+    names, files = names_and_files(paths, images)
+    asked = [names, [photo_stat(file) for file in files], backbone.fingerprint,
+             str(backbone.fast[1:]), BATCH]
+    why = [""] * len(names)
+    with kept_rows(emb_filename, asked, (len(names), backbone.n_features)) as vectors:
+        def embed(batch):
+            vectors[batch], why[batch] = backbone.embed_files(files[batch])
+            return len(files[batch])
+
+        batches = [slice(i, i + BATCH) for i in range(0, len(names), BATCH)]
+        todo = [batch for batch in batches if np.isnan(vectors[batch]).any()]
+        bar = tqdm(total=len(names), desc=f"Photos to vectors, {backbone.name}", unit=" photos",
+                   initial=len(names) - sum(len(files[batch]) for batch in todo), mininterval=0.5)
+        try:
+            _on_all_cores(embed, todo, bar, backbone.workers)
+        except KeyboardInterrupt:
+            if emb_filename:
+                kept = int(np.isfinite(vectors).all(axis=1).sum())
+                print(f"{kept:,} of {len(names):,} photos are kept: run this again to go on")
+            raise
+        return without_skipped(names, vectors, why)
+
+
+def _on_all_cores(embed, batches, bar, workers):
+    """embed(batch) of each; an interruption waits for those in hand and begins no other."""
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for photos in pool.map(embed, batches):
+            bar.update(photos)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        bar.close()
+
+
+def names_and_files(paths: Sequence[str | Path], images: str | Path | None
+                    ) -> tuple[list[str], list[Path]]:
+    """Pair what photos are called with where they lie: in the folder `images`, if that is given."""
+    names = [str(path) for path in paths]
+    if not names:
+        raise ValueError("no photos to embed: the list of paths is empty")
+    return names, [photo_path(name, images) if images else Path(name) for name in names]
+
+
+def without_skipped(names: list[str], vectors: np.ndarray, why: list[str]
+                    ) -> tuple[list[str], torch.Tensor, dict[str, str]]:
+    """Keep the good photos, (names, tensor, {name: why} of the others); say what was skipped."""
+    good = [i for i, reason in enumerate(why) if not reason]
+    skipped = {name: reason for name, reason in zip(names, why, strict=True) if reason}
+    if skipped:
+        print(f"Embedded {len(good)} of {len(names)} photos; skipped {len(skipped)}:")
+        for name, reason in list(skipped.items())[:20]:
+            print(f"  {name}: {reason}")
+        if len(skipped) > 20:
+            print(f"  and {len(skipped) - 20} more")
+    return [names[i] for i in good], torch.from_numpy(vectors[good]), skipped
+
+
+# ---- a folder of photos, kept up to date -----------------------------------------------------
+def embeddings_file(images: str | Path, backbone: Backbone | None = None) -> Path:
+    """Name the file in embeddings/ that is kept of a folder of photos, for a tuned one its own."""
+    folder = str(Path(images).resolve())
+    tuned = f"-{backbone.fingerprint}" if backbone is not None and backbone.base else ""
+    name = f"{Path(folder).name}-{hashlib.sha256(folder.encode()).hexdigest()[:8]}{tuned}"
+    return lookalike.HERE / "embeddings" / f"{name}.safetensors"
+
+
+def up_to_date(images: Path, backbone: Backbone | None = None
+               ) -> tuple[list[str], torch.Tensor, dict]:
+    """Read the embeddings of all photos in a folder, after embedding those new or changed.
+
+    Returns what `read_embeddings` does. Without a backbone it is the one that made what is on
+    disk, else EfficientNet-Lite0.
+    """
+    stats = {name: photo_stat(photo_path(name, images)) for name in list_photos(images)[0]}
+    path = embeddings_file(images, backbone)
+    names, vectors, about = _on_disk(path, backbone)
+    then, skipped = about.get("stats", {}), about.get("skipped", {})
+    known = {name for name in (*names, *skipped)
+             if name in stats and then.get(name) in (None, stats[name])}
+    missing = [name for name in stats if name not in known]
+    if not missing:
+        return names, vectors, about
+    backbone = backbone or same_network(load_backbone(about["backbone"]), about)
+    made = extract_embeddings(missing, backbone, path, images)
+    rows = {name: row for name, row in zip(names, vectors, strict=True) if name in known}
+    rows |= dict(zip(made[0], made[1], strict=True))
+    if not rows:
+        raise BadPhoto(images, f"none of its {len(stats)} photos can be used")
+    skipped = {name: why for name, why in skipped.items() if name in known} | made[2]
+    save_embeddings(path, sorted(rows), torch.stack([rows[name] for name in sorted(rows)]),
+                    backbone, read_labels(images), stats, skipped, overwrite=True)
+    return read_embeddings(path)
+
+
+def _on_disk(path, backbone):
+    """What is kept of the folder, else what came with the tutorial, if the network made it."""
+    for file in (path, EMB_FILENAME):
+        if file.is_file():
+            names, vectors, about = read_embeddings(file)
+            if backbone is None or backbone.fingerprint == about.get("fingerprint"):
+                return names, vectors, about
+    return [], [], {"backbone": "efficientnet_lite0"}

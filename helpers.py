@@ -9,10 +9,8 @@ what it is given. What the notebooks use and do not show lies in lookalike/, a r
 import copy
 import functools
 import operator
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import faiss
 import matplotlib.pyplot as plt
@@ -21,20 +19,16 @@ import torch
 from PIL import Image
 from sklearn.decomposition import PCA
 
+from lookalike import AnyPath
 from lookalike.embeddings import EMB_FILENAME, load_embeddings, read_embeddings, save_embeddings
 from lookalike.extraction import embeddings_file, extract_embeddings, up_to_date
 from lookalike.networks import Backbone, for_extraction, load_backbone, same_network
-from lookalike.photos import (
-    Neighbour,
-    check_size,
-    get_images,
-    list_photos,
-    photo_path,
-    pil_loader,
-    read_labels,
-    upright_rgb,
-)
+from lookalike.photos import Neighbour, check_size, get_images, list_photos, photo_path
+from lookalike.photos import pil_loader, read_labels, upright_rgb
 from lookalike.quality import has_kind, label_precision, nearest_of_each
+
+
+Query = int | AnyPath | Image.Image  # a photo's number, its path, or a picture
 
 
 # ---- 02: a catalogue and its factors ---------------------------------------------------------
@@ -67,8 +61,7 @@ class Catalogue:
         different photos. Source: sklearn.decomposition.PCA.
         """
         if len(self.img_names) < 2:
-            raise ValueError("a catalogue of one photo has nothing to recommend: it takes two or "
-                             "more")
+            raise ValueError("a catalogue of one photo has nothing to recommend: it takes two")
         pca = PCA(n_components=self.most_factors, svd_solver="covariance_eigh")
         return pca.fit(self.img_emb_tensors.numpy())
 
@@ -93,11 +86,10 @@ class Catalogue:
         """The network that made the vectors, loaded when a photo from outside is asked with."""
         if not self.about.get("backbone"):
             raise ValueError("these embeddings do not say which network made them, so only photos "
-                             "of the catalogue can be asked for, by number; make them anew in "
-                             "notebook 01 to ask with other photos")
+                             "of the catalogue can be asked for; make them anew in notebook 01")
         return same_network(load_backbone(self.about["backbone"]), self.about)
 
-    def find(self, query: Any) -> tuple[int | None, Image.Image | None]:
+    def find(self, query: Query) -> tuple[int | None, Image.Image | None]:
         """Say which photo is asked for: (its number, None), or (None, the photo) from outside."""
         if isinstance(query, Image.Image):
             check_size("your picture", *query.size)
@@ -112,8 +104,7 @@ class Catalogue:
 
     def _find_path(self, query):
         if not str(query):
-            raise ValueError("the query is an empty string: give a photo's number, its path, or a "
-                             "PIL image")
+            raise ValueError("the query is an empty string: give a photo's number or path")
         path = Path(query).expanduser()
         names, images = [str(query)], self.images.resolve()
         place = path.parent.resolve() / path.name  # not path.resolve(): a link is a photo itself
@@ -131,8 +122,7 @@ class Catalogue:
             return np.ascontiguousarray(self.compressed[own:own + 1, :pca.n_components])
         vector = self.backbone.embed([photo]).numpy()
         if not np.isfinite(vector).all():
-            raise ValueError("the network gave no finite vector for this photo: its weights are "
-                             "damaged")
+            raise ValueError("the network gave no finite vector: its weights are damaged")
         return pca.transform(vector).astype(np.float32)
 
 
@@ -162,8 +152,8 @@ def _first_factors(pca, n):
 _default: Catalogue | None = None  # what search() and the others take unless they are given one
 
 
-def open_catalogue(emb_filename: str | Path | None = None, backbone: Backbone | None = None,
-                   images: str | Path | None = None) -> Catalogue:
+def open_catalogue(emb_filename: AnyPath | None = None, backbone: Backbone | None = None,
+                   images: AnyPath | None = None) -> Catalogue:
     """Find the photos and their embeddings, and make them what `search` searches.
 
     Photos that are new, or changed, are embedded first and kept for the next time.
@@ -196,8 +186,7 @@ def open_catalogue(emb_filename: str | Path | None = None, backbone: Backbone | 
     here = [i for i, name in enumerate(names) if photo_path(name, folder).exists()]
     if not here:
         raise ValueError(f"{Path(emb_filename).name} knows none of the photos in {folder.name}/ "
-                         f"(its first is {names[0]!r}): give the folder that it was made of, or no "
-                         "file at all")
+                         f"(its first is {names[0]!r}): give the folder that it was made of")
     labels = about.get("labels", {}) | read_labels(folder)
     catalogue = Catalogue(folder, [names[i] for i in here], vectors[here],
                           [labels.get(names[i], "") for i in here], about)
@@ -212,16 +201,15 @@ def open_catalogue(emb_filename: str | Path | None = None, backbone: Backbone | 
 def _under_head(vectors, about, backbone):
     """The vectors under the head of a tuned backbone, and what made them."""
     if about.get("fingerprint") != backbone.base:
-        raise ValueError(f"the embeddings were made by {about.get('backbone')} "
-                         f"({about.get('weights')}), and {backbone.weights} does not belong to it: "
-                         "train one on these embeddings in notebook 06")
+        made_by = f"{about.get('backbone')} ({about.get('weights')})"
+        raise ValueError(f"the embeddings were made by {made_by}, and {backbone.weights} does not "
+                         "belong to it: train one on these in notebook 06")
     with torch.inference_mode():
         vectors = backbone.network[-1](vectors)
     return vectors, about | {"weights": backbone.weights, "fingerprint": backbone.fingerprint}
 
 
-def build_compressed_index(n_features: int, catalogue: Catalogue | None = None
-                           ) -> list[PCA | faiss.IndexFlatL2]:
+def build_compressed_index(n_features: int, catalogue: Catalogue | None = None) -> list:
     """Make [pca, index_compressed]: the first n_features factors, and all photos in them.
 
     PCA is fitted at the first call and cut to size at every other; the index is faiss's
@@ -236,7 +224,7 @@ def _given(catalogue):
 
 
 # ---- 03 and 04: the nearest, and showing them ------------------------------------------------
-def nearest(query: int | str | Path | Image.Image, factors: int, k: int = 4,
+def nearest(query: Query, factors: int, k: int = 4,
             catalogue: Catalogue | None = None) -> list[Neighbour]:
     """Find the k photos nearest to the query.
 
@@ -269,8 +257,7 @@ def _neighbours(catalogue, own, photo, factors, k):
             for d, i in zip(D[0], I[0], strict=True) if i != own and i >= 0][:k]
 
 
-def search(query: int | str | Path | Image.Image, factors: int,
-           catalogue: Catalogue | None = None) -> list[Neighbour]:
+def search(query: Query, factors: int, catalogue: Catalogue | None = None) -> list[Neighbour]:
     """Draw the query and the four photos that look most like it; return those four.
 
     Parameters
@@ -289,7 +276,7 @@ def search(query: int | str | Path | Image.Image, factors: int,
     return neighbours
 
 
-def main_image(img_path: str | Path | Image.Image, desc: str) -> None:
+def main_image(img_path: AnyPath | Image.Image, desc: str) -> None:
     """Draw one photo (a path, or a PIL image) under the title `desc`."""
     plt.figure(figsize=(3, 3.4), facecolor="white")
     _draw(plt.gca(), img_path)
@@ -298,8 +285,7 @@ def main_image(img_path: str | Path | Image.Image, desc: str) -> None:
     plt.show()
 
 
-def similar_images(indices: Sequence[int], suptitle: str,
-                   catalogue: Catalogue | None = None) -> None:
+def similar_images(indices: list[int], suptitle: str, catalogue: Catalogue | None = None) -> None:
     """Draw up to four photos of the catalogue, given by their numbers, two by two."""
     catalogue = _given(catalogue)
     plt.figure(figsize=(5, 6), facecolor="white")

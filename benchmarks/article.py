@@ -1,4 +1,7 @@
-"""The article's code, transcribed for the measurements: what it does and nothing that it does not. Not for use."""
+"""The article's code, transcribed for the measurements: what it does and nothing that it does
+not. Not for use.
+"""
+
 import glob
 
 import faiss
@@ -15,8 +18,14 @@ def pil_loader(path):
 
 def extract(img_names, model, preprocess):
     """One photo at a time, gradients on."""
-    return torch.tensor(np.array([model(preprocess(pil_loader(image)).unsqueeze(0)).squeeze(0).detach().numpy()
-                                  for image in img_names or glob.glob("images/*.jpg")]))
+    return torch.tensor(
+        np.array(
+            [
+                model(preprocess(pil_loader(image)).unsqueeze(0)).squeeze(0).detach().numpy()
+                for image in img_names or glob.glob("images/*.jpg")
+            ]
+        )
+    )
 
 
 def build_compressed_index(n_features, img_emb_tensors):

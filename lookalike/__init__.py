@@ -9,4 +9,5 @@
 """
 from pathlib import Path
 
+AnyPath = str | Path
 HERE = Path(__file__).resolve().parent.parent  # the checkout: where photos and embeddings are kept

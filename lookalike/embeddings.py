@@ -7,9 +7,8 @@ import io
 import json
 import os
 import pickle
-import re
 from collections.abc import Callable, Iterator
-from pathlib import Path, PureWindowsPath
+from pathlib import Path, PurePath
 from typing import BinaryIO
 
 import numpy as np
@@ -17,13 +16,14 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import load, save
 
-import lookalike
+from lookalike import HERE, AnyPath
 from lookalike.networks import Backbone
 
-EMB_FILENAME = lookalike.HERE / "fashion_images_embs.pickle"
+Embeddings = tuple[list[str], torch.Tensor, dict]  # names, vectors, what made them
+EMB_FILENAME = HERE / "fashion_images_embs.pickle"
 EMB_SHA256 = "b3af0d41a9700b32e0f2722c9727714b0ca0170af2519b43b7693759aac79629"
+MADE_BY = {"backbone": "name", "weights": "weights", "fingerprint": "fingerprint"}
 LARGEST = 1e16  # of a number in a vector: squared and added up it still fits a float32
-ANEW = "make them anew in notebook 01"
 
 
 class Refused(ValueError):
@@ -31,7 +31,7 @@ class Refused(ValueError):
 
 
 # ---- finished: one file ----------------------------------------------------------------------
-def save_embeddings(emb_filename: str | Path, img_names: list[str], img_emb_tensors: torch.Tensor,
+def save_embeddings(emb_filename: AnyPath, img_names: list[str], img_emb_tensors: torch.Tensor,
                     backbone: Backbone, labels: dict[str, str] | None = None,
                     stats: dict[str, list] | None = None, skipped: dict[str, str] | None = None,
                     overwrite: bool = False) -> None:
@@ -62,9 +62,8 @@ def save_embeddings(emb_filename: str | Path, img_names: list[str], img_emb_tens
     path = Path(emb_filename)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path.name} is there already: give another name, or overwrite=True")
-    about = {"labels": labels or {}, "stats": stats or {}, "skipped": skipped or {},
-             "backbone": backbone.name, "weights": backbone.weights,
-             "fingerprint": backbone.fingerprint}
+    about = {key: getattr(backbone, attribute) for key, attribute in MADE_BY.items()}
+    about |= {"labels": labels or {}, "stats": stats or {}, "skipped": skipped or {}}
     vectors = _check(img_names, img_emb_tensors, about).contiguous()
     text = json.dumps({"img_names": list(img_names), **about})
     content = save({"img_emb_tensors": vectors}, {"embeddings": text})
@@ -91,14 +90,12 @@ def replace_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def load_embeddings(emb_filename: str | Path, trusted: bool = False
-                    ) -> tuple[list[str], torch.Tensor]:
+def load_embeddings(emb_filename: AnyPath, trusted: bool = False) -> tuple[list, torch.Tensor]:
     """Read (img_names, img_emb_tensors): N names, (N, n_features); see `read_embeddings`."""
     return read_embeddings(emb_filename, trusted)[:2]
 
 
-def read_embeddings(emb_filename: str | Path, trusted: bool = False
-                    ) -> tuple[list[str], torch.Tensor, dict]:
+def read_embeddings(emb_filename: AnyPath, trusted: bool = False) -> Embeddings:
     """Read embeddings and what made them: (img_names, img_emb_tensors, about).
 
     A safetensors file of `save_embeddings` holds nothing that runs. Of pickles only the one that
@@ -110,11 +107,8 @@ def read_embeddings(emb_filename: str | Path, trusted: bool = False
     """
     path = Path(emb_filename)
     if not path.is_file():
-        raise FileNotFoundError(f"there are no embeddings at {str(path)!r}: make them in notebook "
-                                "01, with use_precomputed_embeddings = False")
+        raise FileNotFoundError(f"there are no embeddings at {str(path)!r}: notebook 01 makes them")
     content = path.read_bytes()
-    if not content:
-        raise Refused(f"{path.name} is empty: {ANEW}")
     read = _read_safetensors if content[8:9] == b"{" else _read_pickle
     try:
         names, vectors, about = read(content, trusted)
@@ -122,8 +116,8 @@ def read_embeddings(emb_filename: str | Path, trusted: bool = False
     except Refused as error:
         raise Refused(f"{path.name} was not loaded: {error}") from None
     except Exception as error:  # a damaged file raises nearly anything
-        raise Refused(f"{path.name} is damaged, or does not hold names and vectors "
-                      f"({error or type(error).__name__}): {ANEW}") from None
+        raise Refused(f"{path.name} is damaged, or holds no names and vectors ({error!r}): make it "
+                      "anew in notebook 01") from None
 
 
 def _read_safetensors(content, _):
@@ -138,9 +132,9 @@ def _read_safetensors(content, _):
 
 def _read_pickle(content, trusted):
     if not trusted and hashlib.sha256(content).hexdigest() != EMB_SHA256:
-        raise Refused("it is a pickle, and not the one that came with this tutorial. A pickle is a "
-                      "program: pickle.load would do whatever it says. Make embeddings of your own "
-                      "in notebook 01, or, if you made this file yourself, give trusted=True")
+        raise Refused("it is a pickle, and not the one that came with this tutorial: pickle.load "
+                      "does whatever such a program says. Make embeddings in notebook 01, or, if "
+                      "you made this file yourself, give trusted=True")
     file = io.BytesIO(content)
     names, vectors = pickle.load(file)
     behind = file.read()  # in the one that we ship, a line of JSON
@@ -158,41 +152,31 @@ def _check(names, vectors, about):
     with np.errstate(over="ignore"):  # a number too large for float32 is refused below
         vectors = torch.as_tensor(np.asarray(vectors, np.float32))
     if vectors.ndim != 2 or not vectors.shape[1] or len(vectors) != len(names):
-        raise Refused(f"the vectors have the shape {tuple(vectors.shape)}, expected "
-                      f"({len(names)}, features), a row a name")
+        raise Refused(f"{len(names)} names take vectors of the shape ({len(names)}, features), and "
+                      f"here it is {tuple(vectors.shape)}")
     for name in names:
         if not isinstance(name, str) or _leads_out(name):
-            raise Refused(f"the name {name!r} leads out of the folder of photos, or is not a name; "
-                          "names look like 'images/x.jpg'")
+            raise Refused(f"{name!r} leads out of the folder; a name looks like 'images/x.jpg'")
     small = (vectors.abs() < LARGEST).all(dim=1)  # false for NaN and infinity too
     if not small.all():
         raise Refused(f"{int((~small).sum())} vectors hold NaN, infinity or numbers over "
                       f"{LARGEST:.0e}, the first that of {names[int(small.int().argmin())]!r}")
-    _check_about(about)
+    labels, skipped, stats = (about.get(key, {}) for key in ("labels", "skipped", "stats"))
+    texts = [about.get(key, "") for key in MADE_BY] + [*labels.values(), *skipped.values()]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(stats, dict):
+        raise Refused("what stands beside the vectors is not what save_embeddings writes")
     return vectors
 
 
 def _leads_out(name):
     """Whether images/<name> could be a file elsewhere; odd names that cannot are kept."""
-    inside = name.removeprefix("images/")
-    separators = "/\\" if os.name == "nt" else "/"
-    drive = os.name == "nt" and PureWindowsPath(inside).drive
-    parts = re.split(f"[{re.escape(separators)}]", inside)
-    return bool(drive) or "\0" in name or not {"", ".", ".."}.isdisjoint(parts)
-
-
-def _check_about(about):
-    texts = [about.get(key, "") for key in ("backbone", "weights", "fingerprint")]
-    for key in ("labels", "skipped"):
-        texts += [*about.get(key, {}).keys(), *about.get(key, {}).values()]
-    if not all(isinstance(text, str) for text in texts) or type(about.get("stats", {})) is not dict:
-        raise Refused("what stands beside the vectors is not what save_embeddings writes")
+    inside = PurePath(name.removeprefix("images/"))
+    return bool(inside.anchor) or ".." in inside.parts or not inside.parts or "\0" in name
 
 
 # ---- unfinished: rows on disk ----------------------------------------------------------------
 @contextlib.contextmanager
-def kept_rows(emb_filename: str | Path | None, asked: object, shape: tuple[int, int]
-              ) -> Iterator[np.ndarray]:
+def kept_rows(emb_filename: AnyPath | None, asked: list, shape: tuple) -> Iterator[np.ndarray]:
     """Hold the vectors of a running extraction, float32, NaN where a row is not done yet.
 
     Parameters
@@ -219,8 +203,8 @@ def kept_rows(emb_filename: str | Path | None, asked: object, shape: tuple[int, 
     try:
         lock = FileLock(f"{path}.lock", timeout=0).acquire()
     except Timeout:
-        raise OSError(f"another notebook or program is embedding these photos ({path.name}): wait "
-                      "until it is done, or stop it, and run this again") from None
+        raise OSError("another notebook or program is embedding these photos: wait until it is "
+                      "done, or stop it, and run this again") from None
     with lock:
         if not path.exists():  # all rows at once, so that a full disk is met here
             nothing = np.broadcast_to(np.float32("nan"), shape)

@@ -1,22 +1,27 @@
 """Many photos to vectors, on all cores, so that nothing done is done twice."""
 import hashlib
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
+from joblib import cpu_count
 from tqdm import tqdm
 
 import lookalike
-from lookalike.embeddings import EMB_FILENAME, kept_rows, read_embeddings, save_embeddings
+from lookalike import AnyPath
+from lookalike.embeddings import EMB_FILENAME, Embeddings, kept_rows, read_embeddings
+from lookalike.embeddings import save_embeddings
 from lookalike.networks import BATCH, Backbone, load_backbone, same_network
 from lookalike.photos import BadPhoto, list_photos, photo_path, photo_stat, read_labels
 
 
-def extract_embeddings(paths: Sequence[str | Path], backbone: Backbone,
-                       emb_filename: str | Path | None = None, images: str | Path | None = None
-                       ) -> tuple[list[str], torch.Tensor, dict[str, str]]:
+Extracted = tuple[list[str], torch.Tensor, dict[str, str]]  # names, vectors, {name: why skipped}
+
+
+def extract_embeddings(paths: list[AnyPath], backbone: Backbone,
+                       emb_filename: AnyPath | None = None, images: AnyPath | None = None
+                       ) -> Extracted:
     """Turn photos into vectors; a photo that cannot be read is named and left out.
 
     Each core takes whole batches, from the file to the vector, so decoding runs beside the
@@ -59,7 +64,7 @@ def extract_embeddings(paths: Sequence[str | Path], backbone: Backbone,
         bar = tqdm(total=len(names), desc=f"Photos to vectors, {backbone.name}", unit=" photos",
                    initial=len(names) - sum(len(files[batch]) for batch in todo), mininterval=0.5)
         try:
-            _on_all_cores(embed, todo, bar, backbone.workers)
+            _on_all_cores(embed, todo, bar, cpu_count() if backbone.fast[1].type == "cpu" else 4)
         except KeyboardInterrupt:
             if emb_filename:
                 kept = int(np.isfinite(vectors).all(axis=1).sum())
@@ -79,8 +84,7 @@ def _on_all_cores(embed, batches, bar, workers):
         bar.close()
 
 
-def names_and_files(paths: Sequence[str | Path], images: str | Path | None
-                    ) -> tuple[list[str], list[Path]]:
+def names_and_files(paths: list[AnyPath], images: AnyPath | None) -> tuple[list, list[Path]]:
     """Pair what photos are called with where they lie: in the folder `images`, if that is given."""
     names = [str(path) for path in paths]
     if not names:
@@ -88,22 +92,19 @@ def names_and_files(paths: Sequence[str | Path], images: str | Path | None
     return names, [photo_path(name, images) if images else Path(name) for name in names]
 
 
-def without_skipped(names: list[str], vectors: np.ndarray, why: list[str]
-                    ) -> tuple[list[str], torch.Tensor, dict[str, str]]:
+def without_skipped(names: list[str], vectors: np.ndarray, why: list[str]) -> Extracted:
     """Keep the good photos, (names, tensor, {name: why} of the others); say what was skipped."""
     good = [i for i, reason in enumerate(why) if not reason]
     skipped = {name: reason for name, reason in zip(names, why, strict=True) if reason}
     if skipped:
         print(f"Embedded {len(good)} of {len(names)} photos; skipped {len(skipped)}:")
-        for name, reason in list(skipped.items())[:20]:
-            print(f"  {name}: {reason}")
-        if len(skipped) > 20:
-            print(f"  and {len(skipped) - 20} more")
+        lines = [f"  {name}: {reason}" for name, reason in skipped.items()]
+        print(*lines[:20], *([f"  and {len(lines) - 20} more"] * (len(lines) > 20)), sep="\n")
     return [names[i] for i in good], torch.from_numpy(vectors[good]), skipped
 
 
 # ---- a folder of photos, kept up to date -----------------------------------------------------
-def embeddings_file(images: str | Path, backbone: Backbone | None = None) -> Path:
+def embeddings_file(images: AnyPath, backbone: Backbone | None = None) -> Path:
     """Name the file in embeddings/ that is kept of a folder of photos, for a tuned one its own."""
     folder = str(Path(images).resolve())
     tuned = f"-{backbone.fingerprint}" if backbone is not None and backbone.base else ""
@@ -111,8 +112,7 @@ def embeddings_file(images: str | Path, backbone: Backbone | None = None) -> Pat
     return lookalike.HERE / "embeddings" / f"{name}.safetensors"
 
 
-def up_to_date(images: Path, backbone: Backbone | None = None
-               ) -> tuple[list[str], torch.Tensor, dict]:
+def up_to_date(images: Path, backbone: Backbone | None = None) -> Embeddings:
     """Read the embeddings of all photos in a folder, after embedding those new or changed.
 
     Returns what `read_embeddings` does. Without a backbone it is the one that made what is on

@@ -3,17 +3,18 @@ import copy
 import functools
 import hashlib
 import os
+import pickle
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from joblib import cpu_count
 from PIL import Image
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from lookalike import AnyPath
 from lookalike.photos import BadPhoto, from_here, pil_loader
 
 BATCH = 8  # photos a batch: the fastest of 1 to 32 on two cores
@@ -37,15 +38,10 @@ class Backbone:
         """(network, device, dtype): the same network made ready for many photos."""
         return for_extraction(self.network, bfloat16=self.name == "resnet50")
 
-    @property
-    def workers(self) -> int:
-        """How many batches to work on at once: one a core that this process may use."""
-        return cpu_count() if self.fast[1].type == "cpu" else 4
-
     def __getstate__(self):
         return {key: value for key, value in vars(self).items() if key != "fast"}
 
-    def embed(self, photos: Sequence[Image.Image]) -> torch.Tensor:
+    def embed(self, photos: list[Image.Image]) -> torch.Tensor:
         """Turn RGB images into vectors, (len(photos), n_features) float32."""
         network, device, dtype = self.fast
         batch = torch.stack([self.preprocess(photo) for photo in photos])
@@ -53,7 +49,7 @@ class Backbone:
             batch = batch.to(device, dtype).contiguous(memory_format=torch.channels_last)
             return network(batch).float().cpu()
 
-    def embed_files(self, files: Sequence[Path]) -> tuple[np.ndarray, list[str]]:
+    def embed_files(self, files: list[Path]) -> tuple[np.ndarray, list[str]]:
         """Turn files into vectors on one core; the other cores have their own batches.
 
         Returns (len(files), n_features) float32, NaN where a photo could not be read, and for
@@ -65,10 +61,8 @@ class Backbone:
         for i, file in enumerate(files):
             try:
                 photos[i] = pil_loader(file)
-            except BadPhoto as error:
-                why[i] = error.args[-1]
-            except OSError as error:
-                why[i] = error.strerror or "there is no such file"
+            except (BadPhoto, OSError) as error:
+                why[i] = getattr(error, "strerror", None) or str(error.args[-1])
         if photos:
             vectors[list(photos)] = self.embed(list(photos.values())).numpy()
         for i in photos:
@@ -77,7 +71,7 @@ class Backbone:
         return vectors, why
 
 
-def load_backbone(name: str = "resnet50", weights: str | Path | None = None) -> Backbone:
+def load_backbone(name: str = "resnet50", weights: AnyPath | None = None) -> Backbone:
     """Load the network `name` without its classifier.
 
     Parameters
@@ -105,8 +99,7 @@ def load_backbone(name: str = "resnet50", weights: str | Path | None = None) -> 
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        reason = str(error)[:300]
-        raise ValueError(f"the weights {weights!r} do not fit {name}: {reason}") from error
+        raise ValueError(f"the weights {weights!r} do not fit {name}: {error}"[:400]) from None
     classifier = getattr(network, head)
     setattr(network, head, torch.nn.Identity())  # the article: 'exclude the classifier'
     fingerprint = hashlib.sha256()
@@ -119,10 +112,9 @@ def load_backbone(name: str = "resnet50", weights: str | Path | None = None) -> 
 def same_network(backbone: Backbone, about: dict) -> Backbone:
     """Pass the backbone on if it made the embeddings that `about` tells of, else ValueError."""
     if backbone.fingerprint != about.get("fingerprint", backbone.fingerprint):
-        raise ValueError(f"the embeddings were made by {about.get('backbone')} with the weights "
-                         f"{about.get('weights')!r}, and this is {backbone.name} with "
-                         f"{backbone.weights!r}: distances between the two mean nothing. Set "
-                         "RESNET50_WEIGHTS to the former, or make them anew in notebook 01")
+        raise ValueError(f"the embeddings were made with {about.get('weights')!r}, and this "
+                         f"is {backbone.weights!r}: distances between the two mean nothing. Take "
+                         "the former, or make the embeddings anew in notebook 01")
     return backbone
 
 
@@ -153,15 +145,11 @@ BACKBONES = {"resnet50": _resnet50, "efficientnet_lite0": _efficientnet_lite0}
 
 
 def _read_state(path):
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there are no weights at {str(path)!r}: give the path of a state "
-                                "dict, or none at all")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
-    except Exception as error:
-        raise ValueError(f"{Path(path).name!r} does not hold weights that torch can load safely: "
-                         f"{error}") from error
+    except (RuntimeError, ValueError, EOFError, AttributeError, pickle.UnpicklingError):
+        raise ValueError(f"{Path(path).name!r} holds no weights that torch loads safely") from None
 
 
 def _torchvision_state(weights):
@@ -171,9 +159,8 @@ def _torchvision_state(weights):
     try:
         return weights.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:
-        raise OSError(f"the weights of ResNet50 could not be downloaded ({error}): connect and try "
-                      "again, set RESNET50_WEIGHTS to a state dict of your own, or take "
-                      "load_backbone('efficientnet_lite0'), whose weights are installed") from error
+        raise OSError(f"no weights of ResNet50 ({error}): connect, set RESNET50_WEIGHTS to a state "
+                      "dict, or take efficientnet_lite0, whose weights are installed") from error
     finally:
         socket.setdefaulttimeout(patience)
 

@@ -1,6 +1,4 @@
 """Photos: a file to an upright RGB image; a folder, its download, its labels."""
-from __future__ import annotations
-
 import csv
 import functools
 import hashlib
@@ -15,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 import lookalike
+from lookalike import AnyPath
 
 # The clothing data set, CC0, https://github.com/alexeygrigorev/clothing-dataset. GitHub does not
 # promise that the bytes of an archive stay the same, so what is checked is the content: the
@@ -24,7 +23,7 @@ PHOTOS_URL = f"https://github.com/alexeygrigorev/clothing-dataset/archive/{PHOTO
 PHOTOS_SHA256 = "57ce6e8cb41d5fa7fffbb5ad67abf6fef766fb67fb1115d49c6b257f7e18ddf6"
 PHOTO_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
-MAX_PIXELS, MAX_ASPECT, MAX_SCANS = 64_000_000, 20, 100
+MAX_MEGAPIXELS, MAX_ASPECT, MAX_SCANS = 64, 20, 100
 # the marker of a JPEG's next segment; 00 and D0 to D7 behind FF belong to the picture's own data
 JPEG_SEGMENT = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
 
@@ -48,7 +47,7 @@ class Neighbour(NamedTuple):
 
 
 # ---- one photo -------------------------------------------------------------------------------
-def pil_loader(path: str | Path) -> Image.Image:
+def pil_loader(path: AnyPath) -> Image.Image:
     """Turn any image file into an upright RGB image on white, 8 bits a channel.
 
     Grayscale, palette, transparent, CMYK, 16-bit and floating-point files are converted so that
@@ -59,8 +58,7 @@ def pil_loader(path: str | Path) -> Image.Image:
     """
     path = Path(path)
     if not os.path.lexists(path):
-        raise FileNotFoundError(f"there is no photo {str(path)!r} (looked in {Path.cwd().name}/): "
-                                "check its name")
+        raise FileNotFoundError(f"no photo {str(path)!r} in {Path.cwd().name}/: check its name")
     if not path.is_file():  # opening a pipe would wait for ever
         raise BadPhoto(path, "not a file (a folder, a pipe, or a link that leads nowhere)")
     try:
@@ -71,11 +69,9 @@ def pil_loader(path: str | Path) -> Image.Image:
         raise
     except UnidentifiedImageError:
         raise BadPhoto(path, "the file is empty" if not path.stat().st_size else
-                       f"not a photo in a format that is read here ({', '.join(FORMATS)}), "
-                       "whatever its name says") from None
-    except Image.DecompressionBombError as error:
-        raise BadPhoto(path, f"over {MAX_PIXELS / 1e6:.0f} million pixels: scale it down first"
-                       ) from error
+                       f"not a photo, whatever its name says ({', '.join(FORMATS)})") from None
+    except Image.DecompressionBombError:
+        raise BadPhoto(path, f"over {MAX_MEGAPIXELS} million pixels: scale it down first") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
         raise BadPhoto(path, f"damaged ({error or type(error).__name__})") from error
 
@@ -108,14 +104,13 @@ def _scans(data):
     return scans
 
 
-def check_size(path: str | Path, width: int, height: int) -> None:
+def check_size(path: AnyPath, width: int, height: int) -> None:
     """Raise BadPhoto for a picture too large, or too long, to be worked on."""
-    if width * height > MAX_PIXELS:
-        raise BadPhoto(path, f"{width}x{height} is over {MAX_PIXELS / 1e6:.0f} million pixels: "
-                       "scale it down first")
+    size = f"{width}x{height} is over"
+    if width * height > MAX_MEGAPIXELS * 1e6:
+        raise BadPhoto(path, f"{size} {MAX_MEGAPIXELS} million pixels: scale it down first")
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise BadPhoto(path, f"{width}x{height} is more than {MAX_ASPECT} times longer than wide: "
-                       "crop it first")
+        raise BadPhoto(path, f"{size} {MAX_ASPECT} times longer than wide: crop it first")
 
 
 def upright_rgb(img: Image.Image) -> Image.Image:
@@ -153,8 +148,7 @@ def get_images() -> Path:
     if os.environ.get("FASHION_IMAGES"):
         images = from_here(os.environ["FASHION_IMAGES"]).resolve()
         if not images.is_dir():
-            raise FileNotFoundError(f"FASHION_IMAGES is {str(images)!r}, and that is not a folder: "
-                                    "set it to one with photos")
+            raise FileNotFoundError(f"FASHION_IMAGES is {str(images)!r}, which is not a folder")
         print(f"Photos: your own folder {images.name}/ (FASHION_IMAGES)")
         return images
     images = lookalike.HERE / "images"
@@ -175,19 +169,18 @@ def _drawn(reason):
 
         from lookalike.stand_in import draw_catalogue
         draw_catalogue(images, progress=functools.partial(tqdm, desc="Drawing garments"))
-    print(f"Photos: a drawn stand-in catalogue in {images.name}/; the real ones could not be "
-          f"downloaded ({reason}). Connect and run this again for those, or set FASHION_IMAGES to "
-          "photos of your own")
+    print(f"Photos: drawn ones in {images.name}/ stand in for the real ones, which could not be "
+          f"downloaded ({reason}). Connect and run this again, or set FASHION_IMAGES to your own")
     return images
 
 
-def from_here(path: str | Path) -> Path:
+def from_here(path: AnyPath) -> Path:
     """Resolve a path that a reader gave, relative to where the code runs or to the checkout."""
     path = Path(path).expanduser()
     return path if path.exists() else lookalike.HERE / path
 
 
-def download_photos(images: str | Path, url: str = PHOTOS_URL, sha256: str = PHOTOS_SHA256) -> None:
+def download_photos(images: AnyPath, url: str = PHOTOS_URL, sha256: str = PHOTOS_SHA256) -> None:
     """Download the clothing data set into a folder that appears whole or not at all.
 
     Parameters
@@ -223,7 +216,7 @@ def download_photos(images: str | Path, url: str = PHOTOS_URL, sha256: str = PHO
         os.replace(whole, images)
 
 
-def read_labels(images: str | Path, column: str = "label") -> dict[str, str]:
+def read_labels(images: AnyPath, column: str = "label") -> dict[str, str]:
     """Read {'images/<id>.jpg': label} from the images.csv in the folder or beside it.
 
     Empty where there is no table. `column` is which of its columns: "sender_id" says who took
@@ -235,13 +228,12 @@ def read_labels(images: str | Path, column: str = "label") -> dict[str, str]:
                 rows = csv.DictReader(f)
                 missing = {"image", column} - set(rows.fieldnames or [])
                 if missing:
-                    raise ValueError(f"{table.name} has no column {sorted(missing)[0]!r}, only "
-                                     f"{rows.fieldnames}: add it")
+                    raise ValueError(f"{table.name} has no column {min(missing)!r}: add it")
                 return {f"images/{row['image']}.jpg": row[column] for row in rows}
     return {}
 
 
-def list_photos(images: str | Path) -> tuple[list[str], list[str]]:
+def list_photos(images: AnyPath) -> tuple[list[str], list[str]]:
     """List (img_names, new_photos): those to recommend, and those without a label, the 'new' ones.
 
     Both are sorted lists of 'images/<path in the folder>'. Without a table none is new.
@@ -250,15 +242,14 @@ def list_photos(images: str | Path) -> tuple[list[str], list[str]]:
     found = sorted("images/" + p.relative_to(images).as_posix() for p in images.rglob("*")
                    if p.suffix.lower() in PHOTO_ENDINGS and not p.is_dir())
     if not found:
-        raise FileNotFoundError(f"no photo in {str(images)!r}: it takes files that end in "
-                                f"{', '.join(sorted(PHOTO_ENDINGS))}")
+        raise FileNotFoundError(f"no photo in {str(images)!r}, none of {sorted(PHOTO_ENDINGS)}")
     labels = read_labels(images)
     if not any(name in labels for name in found):
         return found, []
     return [n for n in found if n in labels], [n for n in found if n not in labels]
 
 
-def photo_path(name: str, images: str | Path) -> Path:
+def photo_path(name: str, images: AnyPath) -> Path:
     """Say where the photo that the embeddings call 'images/x.jpg' lies: x.jpg in the folder."""
     return Path(images) / name.removeprefix("images/")
 

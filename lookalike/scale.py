@@ -4,22 +4,21 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 import lookalike
-from lookalike.extraction import names_and_files, without_skipped
+from lookalike import AnyPath
+from lookalike.extraction import Extracted, names_and_files, without_skipped
 from lookalike.networks import BATCH, Backbone
 from lookalike.photos import Neighbour
 
 
 # ---- Milvus ----------------------------------------------------------------------------------
-def open_milvus(uri: str | Path | None = None) -> Any:
+def open_milvus(uri: AnyPath | None = None) -> Any:
     """Connect to the server at `uri` or MILVUS_URI, else open Milvus Lite in embeddings/.
 
     A server that asks who you are finds 'user:password' in MILVUS_TOKEN. Raises ConnectionError
@@ -128,9 +127,8 @@ def nearest_in_milvus(client: Any, query: Any, factors: int, catalogue: Any,
 
 
 # ---- Ray -------------------------------------------------------------------------------------
-def extract_with_ray(paths: Sequence[str | Path], backbone: Backbone,
-                     images: str | Path | None = None
-                     ) -> tuple[list[str], torch.Tensor, dict[str, str]]:
+def extract_with_ray(paths: list[AnyPath], backbone: Backbone, images: AnyPath | None = None
+                     ) -> Extracted:
     """Extract as `extract_embeddings` does, over Ray Data: here, or on RAY_ADDRESS's cluster.
 
     One actor a core, each with a backbone of its own; they take batches, so a broken photo is
@@ -187,9 +185,8 @@ def _start_ray():
                      logging_level=logging.ERROR, log_to_driver=False)
         except (OSError, ValueError, RuntimeError) as error:
             raise ConnectionError(
-                f"no Ray cluster answers at RAY_ADDRESS={address!r} ({str(error)[:200]}). Start "
-                "one with 'ray start --head' and set RAY_ADDRESS to the address it prints (with "
-                "the cluster's RAY_AUTH_MODE and token), or unset it: Ray then starts on this "
-                "machine") from error
+                f"no Ray cluster answers at RAY_ADDRESS={address!r} ({error}). Start one with 'ray "
+                "start --head', set RAY_ADDRESS to what it prints (and its RAY_AUTH_MODE and token)"
+                ", or unset it: Ray then starts on this machine") from error
     ray.data.DataContext.get_current().enable_progress_bars = False  # our own is enough
     logging.getLogger("ray.data").setLevel(logging.ERROR)

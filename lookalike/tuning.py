@@ -2,6 +2,7 @@
 import copy
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from lookalike.embeddings import replace_whole
+from lookalike import AnyPath
+from lookalike.embeddings import MADE_BY, replace_whole
 from lookalike.networks import Backbone, load_backbone
 
 
@@ -88,7 +90,7 @@ def _training_mode(network):
             module.eval()
 
 
-def save_tuned(filename: str | Path, backbone: Backbone, head: nn.Module,
+def save_tuned(filename: AnyPath, backbone: Backbone, head: nn.Module,
                last_block: nn.Module | None = None) -> None:
     """Write a trained head in the safetensors format, replaced whole or not at all.
 
@@ -108,13 +110,12 @@ def save_tuned(filename: str | Path, backbone: Backbone, head: nn.Module,
     modules = {"head": head} | ({"layer4": last_block} if last_block else {})
     tensors = {f"{part}.{key}": value.contiguous() for part, module in modules.items()
                for key, value in module.state_dict().items()}
-    belongs = {"backbone": backbone.name, "weights": backbone.weights,
-               "fingerprint": backbone.fingerprint}
+    belongs = {key: getattr(backbone, attribute) for key, attribute in MADE_BY.items()}
     content = save(tensors, belongs)
     replace_whole(Path(filename), lambda f: f.write(content))
 
 
-def load_tuned(filename: str | Path, backbone: Backbone | None = None) -> Backbone:
+def load_tuned(filename: AnyPath, backbone: Backbone | None = None) -> Backbone:
     """Load what `save_tuned` wrote, as a Backbone whose network ends in the head.
 
     `backbone` is the one that it belongs to, loaded if not given. The new one has a fingerprint
@@ -122,44 +123,32 @@ def load_tuned(filename: str | Path, backbone: Backbone | None = None) -> Backbo
     for a file that is damaged or belongs to another backbone.
     """
     path = Path(filename)
-    tensors, belongs = _read_tuned(path)
-    name, fingerprint = belongs["backbone"], belongs["fingerprint"]
-    backbone = backbone or load_backbone(name)
-    if (backbone.name, backbone.fingerprint) != (name, fingerprint):
-        raise ValueError(f"{path.name} belongs to {name} ({belongs.get('weights')}), and this is "
-                         f"{backbone.name} ({backbone.weights}): take the one it was trained on, "
-                         "or train it anew in notebook 06")
-    head = projection_head(tensors["head.2.weight"].shape[1], len(tensors["head.6.bias"]))
-    network = copy.deepcopy(backbone.network)
-    parts = {part: {key.partition(".")[2]: value for key, value in tensors.items()
-                    if key.startswith(f"{part}.")} for part in ("head", "layer4")}
-    try:
-        head.load_state_dict(parts["head"])
-        if parts["layer4"]:
-            network.layer4.load_state_dict(parts["layer4"])
-    except (RuntimeError, AttributeError) as error:
-        raise ValueError(f"{path.name} does not fit {name}: {str(error)[:300]}") from None
-    content = hashlib.sha256(fingerprint.encode())
-    for key in sorted(tensors):
-        content.update(key.encode() + tensors[key].numpy().tobytes())
-    return Backbone(name, nn.Sequential(network, head).eval(), backbone.preprocess,
-                    backbone.classifier, len(tensors["head.6.bias"]),
-                    f"{backbone.weights}, tuned by {path.name}", content.hexdigest()[:16],
-                    base=fingerprint, last_block=bool(parts["layer4"]))
-
-
-def _read_tuned(path):
-    """(tensors, metadata) of a file that has all that `save_tuned` writes."""
     if not path.is_file():
-        raise FileNotFoundError(f"there is no tuned recommender at {str(path)!r}: train one in "
-                                "notebook 06")
+        raise FileNotFoundError(f"no tuned recommender {str(path)!r}: notebook 06 trains one")
     try:
         with safe_open(path, "pt") as f:
             belongs, tensors = f.metadata() or {}, {key: f.get_tensor(key) for key in f.keys()}
-        for table, key in ((belongs, "backbone"), (belongs, "fingerprint"),
-                           (tensors, "head.2.weight"), (tensors, "head.6.bias")):
-            table[key]
-    except (SafetensorError, KeyError) as error:
+        name, fingerprint = belongs["backbone"], belongs["fingerprint"]
+        head = projection_head(tensors["head.2.weight"].shape[1], len(tensors["head.6.bias"]))
+        head.load_state_dict(_part("head.", tensors))
+    except (SafetensorError, KeyError, RuntimeError) as error:
         raise ValueError(f"{path.name} is damaged, or save_tuned did not write it ({error}): train "
                          "it anew in notebook 06") from None
-    return tensors, belongs
+    backbone = backbone or load_backbone(name)
+    if (backbone.name, backbone.fingerprint) != (name, fingerprint):
+        raise ValueError(f"{path.name} belongs to {name} ({belongs.get('weights')}), and this is "
+                         f"{backbone.name} ({backbone.weights}): take the one it was trained on")
+    network, last_block = copy.deepcopy(backbone.network), _part("layer4.", tensors)
+    if last_block:
+        network.layer4.load_state_dict(last_block)
+    content = hashlib.sha256(fingerprint.encode())
+    for key in sorted(tensors):
+        content.update(key.encode() + tensors[key].numpy().tobytes())
+    return replace(backbone, network=nn.Sequential(network, head).eval(), base=fingerprint,
+                   n_features=len(tensors["head.6.bias"]), last_block=bool(last_block),
+                   weights=f"{backbone.weights}, tuned by {path.name}",
+                   fingerprint=content.hexdigest()[:16])
+
+
+def _part(prefix, tensors):
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,2 +1,2 @@
-"""pytest reads this when it runs the notebooks; how they are checked stands in tests/notebook_checks.py."""
+"""pytest reads this when it runs the notebooks; tests/notebook_checks.py says how."""
 from notebook_checks import pytest_collection_modifyitems  # noqa: F401

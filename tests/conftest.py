@@ -1,4 +1,5 @@
 """What the tests share: a small drawn catalogue, its vectors, and an empty checkout."""
+
 import matplotlib
 import pytest
 

@@ -1,7 +1,7 @@
-"""Writes stand_in_outputs.json: what the marked cells of the notebooks print on the drawn stand-in catalogue.
+"""Write stand_in_outputs.json: what the tagged cells print on the drawn stand-in catalogue.
 
-Run it where no photos can be had and requirements-scale.txt is installed, after a change to the notebooks, and read the
-difference before you commit it:
+Run it where no photos can be had and requirements-scale.txt is installed, after a change to the
+notebooks, and read the difference before you commit it:
     python tests/record_stand_in.py
 """
 import json
@@ -13,20 +13,23 @@ from nbclient import NotebookClient
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
-from notebook_checks import smaller  # noqa: E402
+from notebook_checks import printed, smaller  # noqa: E402
 
 import helpers  # noqa: E402
 
 if helpers.get_images().name != "drawn_images":
-    sys.exit("This records the stand-in, and here are real photos: unset FASHION_IMAGES, move images/ away, go offline.")
+    sys.exit("This records the stand-in, and here are real photos: unset FASHION_IMAGES, move "
+             "images/ away, go offline.")
 recorded = {}
 for path in sorted((HERE.parent / "notebooks").glob("*.ipynb")):
     notebook = nbformat.read(path, 4)
     for cell in notebook.cells:
         cell.source = smaller(cell.source)
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": path.parent}}).execute()
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": path.parent}}).execute()
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    recorded[path.name] = {i: [{**output, "data": {k: v for k, v in output["data"].items() if k == "text/plain"}} if "data" in output else output
-                               for output in cell.outputs if output.get("name") != "stderr"] for i, cell in enumerate(cells) if "# NBVAL_CHECK_OUTPUT" in cell.source}
-(HERE / "stand_in_outputs.json").write_text(json.dumps(recorded, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    recorded[path.name] = {
+        i: [nbformat.v4.new_output("stream", name="stdout", text=printed(cell.outputs))]
+        for i, cell in enumerate(cells) if "nbval-check-output" in cell.metadata.get("tags", [])}
+(HERE / "stand_in_outputs.json").write_text(
+    json.dumps(recorded, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 print("recorded", sum(map(len, recorded.values())), "cells of", len(recorded), "notebooks")

@@ -1,4 +1,5 @@
 """Vectors on disk: what is written, what is read, and what is refused."""
+
 import io
 import json
 import os
@@ -26,15 +27,26 @@ def stored(path, names=NAMES, vectors=VECTORS, **about):
 
 # ---- good ones -------------------------------------------------------------------------------
 def test_save_then_load(tmp_path, backbone):
-    save_embeddings(tmp_path / "e.safetensors", NAMES, VECTORS, backbone, {"images/a.jpg": "Hat"},
-                    {"images/a.jpg": [12, 34]}, {"images/broken.jpg": "the file is empty"})
+    save_embeddings(
+        tmp_path / "e.safetensors",
+        NAMES,
+        VECTORS,
+        backbone,
+        {"images/a.jpg": "Hat"},
+        {"images/a.jpg": [12, 34]},
+        {"images/broken.jpg": "the file is empty"},
+    )
     img_names, img_emb_tensors = load_embeddings(tmp_path / "e.safetensors")
     assert img_names == NAMES and torch.equal(img_emb_tensors, VECTORS)
     assert img_emb_tensors.dtype == torch.float32
     assert read_embeddings(tmp_path / "e.safetensors")[2] == {
-        "backbone": backbone.name, "weights": backbone.weights, "fingerprint": backbone.fingerprint,
-        "labels": {"images/a.jpg": "Hat"}, "stats": {"images/a.jpg": [12, 34]},
-        "skipped": {"images/broken.jpg": "the file is empty"}}
+        "backbone": backbone.name,
+        "weights": backbone.weights,
+        "fingerprint": backbone.fingerprint,
+        "labels": {"images/a.jpg": "Hat"},
+        "stats": {"images/a.jpg": [12, 34]},
+        "skipped": {"images/broken.jpg": "the file is empty"},
+    }
 
 
 def test_the_articles_two_lines_read_what_we_ship():
@@ -47,8 +59,18 @@ def test_the_articles_two_lines_read_what_we_ship():
     assert ours[0] == img_names and torch.equal(ours[1], img_emb_tensors)
 
 
-@pytest.mark.parametrize("vectors", [VECTORS, VECTORS.double(), VECTORS.half(), VECTORS.numpy(),
-                                     VECTORS.numpy().astype("f8"), VECTORS.tolist()], ids=repr)
+@pytest.mark.parametrize(
+    "vectors",
+    [
+        VECTORS,
+        VECTORS.double(),
+        VECTORS.half(),
+        VECTORS.numpy(),
+        VECTORS.numpy().astype("f8"),
+        VECTORS.tolist(),
+    ],
+    ids=repr,
+)
 def test_a_pickle_of_ones_own(tmp_path, vectors):
     """As the article writes it: refused, and read when the reader says whose it is."""
     (tmp_path / "mine.pickle").write_bytes(pickle.dumps([NAMES, vectors]))
@@ -58,15 +80,26 @@ def test_a_pickle_of_ones_own(tmp_path, vectors):
     assert img_names == NAMES and torch.equal(img_emb_tensors, VECTORS)
 
 
-@pytest.mark.parametrize("name", ["images/a:b.jpg", "images/$5 $6.jpg", "images/ends here .jpg ",
-                                  "images/hidden/..x.jpg", "images/рубашка.jpg", "x.jpg"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "images/a:b.jpg",
+        "images/$5 $6.jpg",
+        "images/ends here .jpg ",
+        "images/hidden/..x.jpg",
+        "images/рубашка.jpg",
+        "x.jpg",
+    ],
+)
 def test_odd_names_that_stay_in_the_folder(tmp_path, name):
     assert load_embeddings(stored(tmp_path / "e", ["images/a.jpg", name]))[0][1] == name
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there a backslash separates folders")
 def test_a_backslash_in_a_name(tmp_path):
-    assert load_embeddings(stored(tmp_path / "e", ["images/a\\b.jpg", "b"]))[0][0] == "images/a\\b.jpg"
+    assert (
+        load_embeddings(stored(tmp_path / "e", ["images/a\\b.jpg", "b"]))[0][0] == "images/a\\b.jpg"
+    )
 
 
 # ---- refused ones ----------------------------------------------------------------------------
@@ -96,16 +129,19 @@ def test_the_shipped_pickle_with_one_byte_changed(tmp_path):
 
 NAN, INF = float("nan"), float("inf")
 BAD = {
-    "one dimension": (dict(vectors=VECTORS[0]), r"shape \(3,\)"),
-    "no features": (dict(vectors=torch.zeros(2, 0)), r"shape \(2, 0\)"),
+    "one dimension": (dict(vectors=VECTORS[0]), r"is \(3,\)"),
+    "no features": (dict(vectors=torch.zeros(2, 0)), r"is \(2, 0\)"),
     "no photos": (dict(names=[], vectors=torch.zeros(0, 3)), "at least one name"),
-    "names that are numbers": (dict(names=[1, 2]), "the name 1 "),
+    "names that are numbers": (dict(names=[1, 2]), "1 leads out"),
     "names that are one text": (dict(names="ab"), "at least one name"),
-    "a name too many": (dict(names=[*NAMES, "images/c.jpg"]), r"expected \(3, features\)"),
+    "a name too many": (dict(names=[*NAMES, "images/c.jpg"]), r"shape \(3, features\)"),
     "NaN": (dict(vectors=torch.tensor([[1, 2], [NAN, 1]])), "1 vectors.*images/b.jpg"),
     "infinity": (dict(vectors=torch.tensor([[INF, 2], [1, 1]])), "1 vectors.*images/a.jpg"),
     "too large to square": (dict(vectors=torch.tensor([[1e38, 2], [1, 1]])), "over 1e.16"),
-    "infinite as float32": (dict(vectors=torch.tensor([[1e300, 2], [1, 1]]).double()), "vectors hold"),
+    "infinite as float32": (
+        dict(vectors=torch.tensor([[1e300, 2], [1, 1]]).double()),
+        "vectors hold",
+    ),
     "a name that climbs out": (dict(names=["images/../../etc/passwd", "b"]), "leads out"),
     "an absolute name": (dict(names=["/etc/passwd", "images/b.jpg"]), "leads out"),
     "absolute behind images/": (dict(names=["images//etc/passwd", "b"]), "leads out"),
@@ -128,24 +164,29 @@ def test_files_that_make_no_sense(tmp_path, case):
 
 
 def shape_that_claims(*shape):
-    header = {"img_emb_tensors": {"dtype": "F32", "shape": shape, "data_offsets": [0, 24]},
-              "__metadata__": {"embeddings": json.dumps({"img_names": NAMES})}}
+    header = {
+        "img_emb_tensors": {"dtype": "F32", "shape": shape, "data_offsets": [0, 24]},
+        "__metadata__": {"embeddings": json.dumps({"img_names": NAMES})},
+    }
     text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + bytes(24)
 
 
-@pytest.mark.parametrize("content, words", [
-    (b"", "is empty.*notebook 01"),
-    (b"images/a.jpg,1,2,3\n", "pickle"),
-    (save({"other": VECTORS}), "damaged"),
-    (save({"img_emb_tensors": VECTORS}), "damaged"),
-    (save({"img_emb_tensors": VECTORS}, {"embeddings": "{"}), "damaged"),
-    (save({"img_emb_tensors": VECTORS}, {"embeddings": "[]"}), "damaged"),
-    ((2 ** 62).to_bytes(8, "little") + b"{}", "damaged"),
-    (shape_that_claims(10 ** 11, 0), "damaged|names"),
-    (shape_that_claims(2, 10 ** 9), "damaged"),
-    (shape_that_claims(2, 3)[:-4], "damaged"),
-])
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"", "pickle"),
+        (b"images/a.jpg,1,2,3\n", "pickle"),
+        (save({"other": VECTORS}), "damaged"),
+        (save({"img_emb_tensors": VECTORS}), "damaged"),
+        (save({"img_emb_tensors": VECTORS}, {"embeddings": "{"}), "damaged"),
+        (save({"img_emb_tensors": VECTORS}, {"embeddings": "[]"}), "damaged"),
+        ((2**62).to_bytes(8, "little") + b"{}", "damaged"),
+        (shape_that_claims(10**11, 0), "damaged|names"),
+        (shape_that_claims(2, 10**9), "damaged"),
+        (shape_that_claims(2, 3)[:-4], "damaged"),
+    ],
+)
 def test_damaged_files(tmp_path, content, words):
     (tmp_path / "e").write_bytes(content)
     with pytest.raises(Refused, match=words):
@@ -153,8 +194,14 @@ def test_damaged_files(tmp_path, content, words):
 
 
 def test_a_trusted_pickle_is_checked_all_the_same(tmp_path):
-    for content in ([NAMES], 42, [NAMES, "ab"], [NAMES, VECTORS * NAN], [["../a", "b"], VECTORS],
-                    [NAMES, np.array([[1, "a"], [2, "b"]], object)]):
+    for content in (
+        [NAMES],
+        42,
+        [NAMES, "ab"],
+        [NAMES, VECTORS * NAN],
+        [["../a", "b"], VECTORS],
+        [NAMES, np.array([[1, "a"], [2, "b"]], object)],
+    ):
         (tmp_path / "mine.pickle").write_bytes(pickle.dumps(content))
         with pytest.raises(Refused, match="mine.pickle"):
             load_embeddings(tmp_path / "mine.pickle", trusted=True)
@@ -179,13 +226,16 @@ def test_a_file_that_is_there_is_replaced_only_when_told_to(tmp_path, backbone):
     assert load_embeddings(path)[0] == NAMES[:1]
 
 
-@pytest.mark.parametrize("function, error", [("fsync", OSError(28, "No space left on device")),
-                                             ("replace", KeyboardInterrupt())])
+@pytest.mark.parametrize(
+    "function, error",
+    [("fsync", OSError(28, "No space left on device")), ("replace", KeyboardInterrupt())],
+)
 def test_an_interrupted_save_leaves_the_old_file(tmp_path, backbone, monkeypatch, function, error):
     save_embeddings(tmp_path / "e", NAMES, VECTORS, backbone)
 
     def stop(*_):
         raise error
+
     with monkeypatch.context() as patch, pytest.raises(type(error)) as said:
         patch.setattr(os, function, stop)
         save_embeddings(tmp_path / "e", NAMES, VECTORS * 2, backbone, overwrite=True)
@@ -202,6 +252,7 @@ def test_whoever_reads_meanwhile_finds_a_whole_file(tmp_path, backbone):
     def save_often():
         for turn in range(30):
             save_embeddings(path, NAMES, VECTORS + turn, backbone, overwrite=True)
+
     writer = threading.Thread(target=save_often)
     writer.start()
     while writer.is_alive():

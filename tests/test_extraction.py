@@ -1,4 +1,5 @@
 """Photos to vectors: what comes out, what is passed over, and what survives an interruption."""
+
 import os
 import shutil
 import signal
@@ -21,11 +22,15 @@ def test_the_vectors_are_the_networks(photos, backbone, embedded):
     assert img_emb_tensors.dtype == torch.float32 and img_emb_tensors.shape == (56, 1280)
     with torch.inference_mode():
         for i in (0, 30, 55):
-            plain = backbone.network(backbone.preprocess(pil_loader(photo_path(img_names[i], photos))).unsqueeze(0))[0]
+            plain = backbone.network(
+                backbone.preprocess(pil_loader(photo_path(img_names[i], photos))).unsqueeze(0)
+            )[0]
             assert torch.allclose(plain, img_emb_tensors[i], atol=1e-3)
 
 
-def test_broken_photos_are_named_counted_and_passed_over(tmp_path, photos, backbone, embedded, capsys):
+def test_broken_photos_are_named_counted_and_passed_over(
+    tmp_path, photos, backbone, embedded, capsys
+):
     for path in photos.glob("*.jpg"):
         shutil.copy(path, tmp_path)
     (tmp_path / "hat-00.jpg").write_text("no photo")
@@ -36,21 +41,31 @@ def test_broken_photos_are_named_counted_and_passed_over(tmp_path, photos, backb
     img_names, img_emb_tensors, skipped = extract_embeddings(found, backbone, images=tmp_path)
     said = capsys.readouterr().out
     assert f"Embedded {len(found) - 5} of {len(found)} photos; skipped 5" in said
-    for name, why in [("hat-00", "not a photo"), ("skirt-02", "truncated"), ("a loop", "link"), ("труба", "pipe"), ("lost", "no such file")]:
-        line, = [line for line in said.splitlines() if f"images/{name}.jpg" in line]
+    for name, why in [
+        ("hat-00", "not a photo"),
+        ("skirt-02", "truncated"),
+        ("a loop", "link"),
+        ("труба", "pipe"),
+        ("lost", "no photo"),
+    ]:
+        (line,) = [line for line in said.splitlines() if f"images/{name}.jpg" in line]
         assert any(word in line for word in why.split("|")), line
     assert len(img_names) == len(img_emb_tensors) == len(found) - 5
     assert set(skipped) == set(found) - set(img_names)
     good = dict(zip(*embedded))
     for name, vector in zip(img_names, img_emb_tensors):
-        assert name not in good or torch.allclose(vector, good[name], atol=1e-3), f"{name} has the vector of another photo"
+        assert name not in good or torch.allclose(vector, good[name], atol=1e-3), (
+            f"{name} has the vector of another photo"
+        )
 
 
 def test_a_batch_of_bad_ones_only(tmp_path, photos, backbone):
     for i in range(BATCH):
         (tmp_path / f"a{i}.jpg").write_text("no photo")
     shutil.copy(photos / "hat-00.jpg", tmp_path / "b.jpg")
-    names, vectors, skipped = extract_embeddings(list_photos(tmp_path)[0], backbone, images=tmp_path)
+    names, vectors, skipped = extract_embeddings(
+        list_photos(tmp_path)[0], backbone, images=tmp_path
+    )
     assert names == ["images/b.jpg"] and vectors.shape == (1, 1280) and len(skipped) == BATCH
 
 
@@ -59,7 +74,7 @@ def test_no_paths_at_all(backbone):
         extract_embeddings([], backbone)
 
 
-# ---- interruptions -----------------------------------------------------------------------------------------------------------------
+# ---- interruptions ---------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def many(tmp_path_factory, photos):
     """500 photos (links to the same few)."""
@@ -93,9 +108,13 @@ helpers.save_embeddings(emb_filename, *made[:2], backbone)
 
 
 def start(folder, emb_filename, program=RUN):
-    return subprocess.Popen([sys.executable, "-c", program, str(folder), str(emb_filename)],
-                            cwd=HERE, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-c", program, str(folder), str(emb_filename)],
+        cwd=HERE,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def interrupted(folder, emb_filename, stop, after):
@@ -116,8 +135,11 @@ def went_on_from(emb_filename, many, backbone, monkeypatch):
     embedded = []
     with monkeypatch.context() as patch:
         embed_files = helpers.Backbone.embed_files
-        patch.setattr(helpers.Backbone, "embed_files",
-                      lambda self, files: embedded.extend(files) or embed_files(self, files))
+        patch.setattr(
+            helpers.Backbone,
+            "embed_files",
+            lambda self, files: embedded.extend(files) or embed_files(self, files),
+        )
         return extract_embeddings(list_photos(many)[0], backbone, emb_filename, many), len(embedded)
 
 
@@ -202,6 +224,7 @@ def asked(monkeypatch):
     def listen(self, files):
         asked.extend(file.name for file in files)
         return embed_files(self, files)
+
     monkeypatch.setattr(helpers.Backbone, "embed_files", listen)
     return asked
 
@@ -220,14 +243,17 @@ def test_only_new_and_changed_photos_are_embedded(own, asked, photos, backbone):
     (own / "broken.jpg").write_text("no photo")
     before = open_catalogue()
     asked.clear()
-    shutil.copy(photos / "skirt-02.jpg", own / "another.jpg")        # new
-    shutil.copy(photos / "skirt-02.jpg", own / "bag-00.jpg")         # replaced under its name
-    shutil.copy(photos / "skirt-02.jpg", own / "broken.jpg")         # mended
-    (own / "bag-01.jpg").unlink()                                    # gone
+    shutil.copy(photos / "skirt-02.jpg", own / "another.jpg")  # new
+    shutil.copy(photos / "skirt-02.jpg", own / "bag-00.jpg")  # replaced under its name
+    shutil.copy(photos / "skirt-02.jpg", own / "broken.jpg")  # mended
+    (own / "bag-01.jpg").unlink()  # gone
     after = open_catalogue()
     assert sorted(asked) == ["another.jpg", "bag-00.jpg", "broken.jpg"]
-    assert set(after.img_names) == {*before.img_names, "images/another.jpg",
-                                    "images/broken.jpg"} - {"images/bag-01.jpg"}
+    assert set(after.img_names) == {
+        *before.img_names,
+        "images/another.jpg",
+        "images/broken.jpg",
+    } - {"images/bag-01.jpg"}
     vectors = dict(zip(after.img_names, after.img_emb_tensors, strict=True))
     skirt = backbone.embed([pil_loader(photos / "skirt-02.jpg")])[0]
     assert torch.allclose(vectors["images/bag-00.jpg"], skirt, atol=1e-3)
@@ -239,8 +265,9 @@ def test_only_new_and_changed_photos_are_embedded(own, asked, photos, backbone):
 def test_a_new_photo_that_is_broken_stops_nothing(own, asked):
     assert len(open_catalogue().img_names) == 12
     (own / "z.jpg").write_text("no photo")
-    assert len(open_catalogue().img_names) == 12 and list(
-        open_catalogue().about["skipped"]) == ["images/z.jpg"]
+    assert len(open_catalogue().img_names) == 12 and list(open_catalogue().about["skipped"]) == [
+        "images/z.jpg"
+    ]
     assert asked.count("z.jpg") == 1, "looked at once, until it changes"
 
 
@@ -254,6 +281,7 @@ def test_nothing_but_broken_photos(home, monkeypatch):
 
 def test_another_network_is_asked_for(own, asked, tmp_path, monkeypatch):
     from test_networks import random_resnet50
+
     open_catalogue()
     resnet = helpers.load_backbone("resnet50", random_resnet50(tmp_path / "mine.pth"))
     assert open_catalogue(backbone=resnet).img_emb_tensors.shape == (12, 2048)

@@ -1,4 +1,5 @@
 """PCA, the index, search and the grids."""
+
 import subprocess
 import sys
 from dataclasses import replace
@@ -26,12 +27,16 @@ from lookalike.photos import BadPhoto
 def drawn(monkeypatch):
     """The figures that were shown, for each the titles and captions of its axes."""
     import matplotlib.pyplot as plt
+
     figures = []
 
     def show():
         figure = plt.gcf()
-        figures.append([figure.get_suptitle()] + [(ax.get_title(), ax.get_xlabel()) for ax in figure.axes])
+        figures.append(
+            [figure.get_suptitle()] + [(ax.get_title(), ax.get_xlabel()) for ax in figure.axes]
+        )
         plt.close(figure)
+
     monkeypatch.setattr(plt, "show", show)
     return figures
 
@@ -41,17 +46,19 @@ def brute_force(catalogue, vector, n_features):
     return ((compressed - vector[:n_features]) ** 2).sum(1)
 
 
-# ---- factors ---------------------------------------------------------------------------------------------------------------------
+# ---- factors ---------------------------------------------------------------------------------
 def test_the_factors_are_those_of_a_fit_with_so_many(catalogue):
     from sklearn.decomposition import PCA
+
     vectors = catalogue.img_emb_tensors.numpy()
     for n in (1, 10, 56):
         pca, index = build_compressed_index(n)
         own = PCA(n_components=n, svd_solver="covariance_eigh").fit(vectors)
         assert pca.n_components_ == index.d == n and index.ntotal == 56
         assert np.allclose(abs(pca.transform(vectors)), abs(own.transform(vectors)), atol=1e-2)
-        assert np.isclose(pca.explained_variance_ratio_.sum(),
-                          own.explained_variance_ratio_.sum(), atol=1e-4)
+        assert np.isclose(
+            pca.explained_variance_ratio_.sum(), own.explained_variance_ratio_.sum(), atol=1e-4
+        )
         assert np.isclose(pca.noise_variance_, own.noise_variance_, rtol=1e-3, atol=1e-6)
     pca, own = build_compressed_index(10)[0], PCA(n_components=10, svd_solver="covariance_eigh")
     assert np.isclose(pca.score(vectors), own.fit(vectors).score(vectors), rtol=1e-3)
@@ -59,6 +66,7 @@ def test_the_factors_are_those_of_a_fit_with_so_many(catalogue):
 
 def test_pca_is_fitted_once(catalogue, monkeypatch):
     from sklearn.decomposition import PCA
+
     fits, fit = [], PCA.fit
     monkeypatch.setattr(PCA, "fit", lambda self, X: fits.append(1) or fit(self, X))
     for n in (5, 50, 5, 30):
@@ -69,17 +77,27 @@ def test_pca_is_fitted_once(catalogue, monkeypatch):
 @pytest.mark.slow
 def test_two_runs_agree(tmp_path):
     """1,000 photos: there scikit-learn's default solver is randomised, and two runs disagree."""
-    program = ("import numpy as np, torch, helpers\n"
-               "v = torch.from_numpy(np.random.default_rng(0).random((1000, 200), np.float32))\n"
-               "c = helpers.Catalogue(None, list(map(str, range(1000))), v, [''] * 1000, {})\n"
-               "print([n.index for i in range(100) for n in helpers.nearest(i, 50, catalogue=c)])")
-    runs = {subprocess.run([sys.executable, "-c", program], cwd=HERE, capture_output=True, text=True, check=True).stdout for _ in range(2)}
+    program = (
+        "import numpy as np, torch, helpers\n"
+        "v = torch.from_numpy(np.random.default_rng(0).random((1000, 200), np.float32))\n"
+        "c = helpers.Catalogue(None, list(map(str, range(1000))), v, [''] * 1000, {})\n"
+        "print([n.index for i in range(100) for n in helpers.nearest(i, 50, catalogue=c)])"
+    )
+    runs = {
+        subprocess.run(
+            [sys.executable, "-c", program], cwd=HERE, capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(2)
+    }
     assert len(runs) == 1 and len(runs.pop()) > 1000
 
 
-@pytest.mark.parametrize("factors", [0, -3, 57, 10 ** 9])
+@pytest.mark.parametrize("factors", [0, -3, 57, 10**9])
 def test_factors_out_of_range(catalogue, factors):
-    with pytest.raises(ValueError, match=f"factors is {factors:,}, and must be a whole number from 1 to 56: 56 photos of 1,280 features"):
+    with pytest.raises(
+        ValueError,
+        match=f"factors is {factors:,}, and must be a whole number from 1 to 56: 56 photos of 1,280 features",
+    ):
         build_compressed_index(factors)
 
 
@@ -89,7 +107,7 @@ def test_factors_of_the_wrong_type(catalogue, factors):
         search(3, factors)
 
 
-# ---- neighbours -----------------------------------------------------------------------------------------------------------------------
+# ---- neighbours ------------------------------------------------------------------------------
 def test_neighbours_are_the_nearest_in_order(catalogue):
     for query, factors in [(0, 5), (30, 56), (np.int64(55), 20)]:
         distances = brute_force(catalogue, catalogue.compressed[query], factors)
@@ -105,7 +123,13 @@ def test_neighbours_are_the_nearest_in_order(catalogue):
 def test_the_query_is_left_out_wherever_it_ranks(home, photos, embedded):
     """Three copies of photo 10: the article would drop one of the copies and show the query."""
     names, vectors = embedded
-    copies = Catalogue(photos, ["images/copy1.jpg", "images/copy2.jpg", *names], torch.cat([vectors[10:11], vectors[10:11], vectors]), [""] * 58, {})
+    copies = Catalogue(
+        photos,
+        ["images/copy1.jpg", "images/copy2.jpg", *names],
+        torch.cat([vectors[10:11], vectors[10:11], vectors]),
+        [""] * 58,
+        {},
+    )
     for query in (0, 1, 12):
         found = nearest(query, 20, catalogue=copies)
         assert len(found) == 4 and query not in [n.index for n in found]
@@ -115,7 +139,12 @@ def test_the_query_is_left_out_wherever_it_ranks(home, photos, embedded):
 def test_a_path_into_the_catalogue_is_the_photo_itself(catalogue, photos, monkeypatch):
     by_number = nearest(7, 20)
     path = photo_path(catalogue.img_names[7], photos)
-    assert nearest(str(path), 20) == nearest(path, 20) == nearest(catalogue.img_names[7], 20) == by_number
+    assert (
+        nearest(str(path), 20)
+        == nearest(path, 20)
+        == nearest(catalogue.img_names[7], 20)
+        == by_number
+    )
     monkeypatch.chdir(photos.parent)
     assert nearest(f"images/../images/{path.name}", 20) == by_number
 
@@ -134,15 +163,23 @@ def test_a_copy_under_another_name_is_found(catalogue, photos, tmp_path):
     assert nearest(str(copy), 20)[0].index == 7
 
 
-@pytest.mark.parametrize("query", [-1, 56, 10 ** 9])
+@pytest.mark.parametrize("query", [-1, 56, 10**9])
 def test_query_out_of_range(catalogue, query):
-    with pytest.raises(ValueError, match=f"number of the query is {query:,}, and must be a whole number from 0 to 55"):
+    with pytest.raises(
+        ValueError,
+        match=f"number of the query is {query:,}, and must be a whole number from 0 to 55",
+    ):
         search(query, 20)
 
 
-@pytest.mark.parametrize("query, kind", [(1.0, "float"), (None, "NoneType"), ([1], "list"), (b"a.jpg", "bytes"), (True, "bool")])
+@pytest.mark.parametrize(
+    "query, kind",
+    [(1.0, "float"), (None, "NoneType"), ([1], "list"), (b"a.jpg", "bytes"), (True, "bool")],
+)
 def test_query_of_the_wrong_type(catalogue, query, kind):
-    with pytest.raises(TypeError, match=f"query is a {kind}: give a photo's number, its path, or a PIL image"):
+    with pytest.raises(
+        TypeError, match=f"query is a {kind}: give a photo's number, its path, or a PIL image"
+    ):
         search(query, 20)
 
 
@@ -169,7 +206,7 @@ def test_more_neighbours_than_photos(home, photos, embedded):
     assert len(nearest(0, 2, catalogue=few)) == 2 and len(nearest(0, 2, k=3, catalogue=few)) == 2
     assert len(search(0, 2, few)) == 2
     one = Catalogue(photos, names[:1], vectors[:1], ["Hat"], {})
-    with pytest.raises(ValueError, match="takes two or more"):
+    with pytest.raises(ValueError, match="takes two"):
         search(0, 1, one)
 
 
@@ -180,12 +217,14 @@ def test_no_neighbours(catalogue, k):
 
 
 def test_a_network_that_gives_nan(catalogue, photos, monkeypatch):
-    monkeypatch.setattr(helpers.Backbone, "embed", lambda self, photos: torch.full((1, 1280), float("nan")))
+    monkeypatch.setattr(
+        helpers.Backbone, "embed", lambda self, photos: torch.full((1, 1280), float("nan"))
+    )
     with pytest.raises(ValueError, match="no finite vector"):
         nearest(str(photos / "new-00.jpg"), 20)
 
 
-# ---- which network -------------------------------------------------------------------------------------------------------------------------
+# ---- which network ---------------------------------------------------------------------------
 def test_vectors_of_two_networks_never_meet(catalogue, photos, backbone, embedded):
     catalogue.about["fingerprint"] = "0123456789abcdef"
     assert nearest(3, 20), "photos of the catalogue need no network"
@@ -194,9 +233,11 @@ def test_vectors_of_two_networks_never_meet(catalogue, photos, backbone, embedde
 
 
 @pytest.mark.slow
-def test_the_network_that_made_the_vectors_embeds_the_query(home, photos, embedded, monkeypatch,
-                                                            tmp_path):
+def test_the_network_that_made_the_vectors_embeds_the_query(
+    home, photos, embedded, monkeypatch, tmp_path
+):
     from test_networks import random_resnet50
+
     monkeypatch.setenv("FASHION_IMAGES", str(photos))
     monkeypatch.setenv("RESNET50_WEIGHTS", str(random_resnet50(tmp_path / "mine.pth")))
     mine = helpers.load_backbone("resnet50")
@@ -213,6 +254,7 @@ def test_the_network_that_made_the_vectors_embeds_the_query(home, photos, embedd
 def test_embeddings_that_do_not_say_what_made_them(home, photos, embedded, monkeypatch):
     """The article's own pickle, made by the reader."""
     import pickle
+
     monkeypatch.setenv("FASHION_IMAGES", str(photos))
     with open(home / "mine.pickle", "wb") as handle:
         pickle.dump(list(embedded), handle, protocol=pickle.HIGHEST_PROTOCOL)
@@ -223,7 +265,7 @@ def test_embeddings_that_do_not_say_what_made_them(home, photos, embedded, monke
         nearest(str(photos / "new-00.jpg"), 20, catalogue=catalogue)
 
 
-# ---- opening -------------------------------------------------------------------------------------------------------------------------------
+# ---- opening ---------------------------------------------------------------------------------
 def test_photos_that_were_deleted_are_left_out(home, photos, catalogue, monkeypatch, tmp_path):
     fewer = tmp_path / "fewer"
     fewer.mkdir()
@@ -235,7 +277,7 @@ def test_photos_that_were_deleted_are_left_out(home, photos, catalogue, monkeypa
 
 def test_a_pickle_of_other_photos(home, photos, backbone, embedded, monkeypatch, tmp_path):
     monkeypatch.setenv("FASHION_IMAGES", str(photos))
-    save_embeddings(tmp_path / "e", ["images/x.jpg"] , embedded[1][:1], backbone)
+    save_embeddings(tmp_path / "e", ["images/x.jpg"], embedded[1][:1], backbone)
     with pytest.raises(ValueError, match="e knows none of the photos in images/ .*images/x.jpg"):
         open_catalogue(tmp_path / "e")
 
@@ -245,13 +287,15 @@ def test_search_opens_the_catalogue_by_itself(catalogue, drawn, monkeypatch):
     assert len(search(3, 20)) == 4
 
 
-# ---- drawing -------------------------------------------------------------------------------------------------------------------------------
+# ---- drawing ---------------------------------------------------------------------------------
 def test_search_draws_the_query_and_two_by_two(catalogue, drawn):
     found = search(3, 20)
     (_, query), (title, *grid) = drawn
     assert query == ("Query", catalogue.img_names[3].split("/")[1])
     assert title == "faiss compressed 20"
-    assert [caption.split("\n") for _, caption in grid] == [[n.label, n.name.split("/")[1]] for n in found]
+    assert [caption.split("\n") for _, caption in grid] == [
+        [n.label, n.name.split("/")[1]] for n in found
+    ]
 
 
 def test_long_names_are_shortened(catalogue, photos, drawn, tmp_path):
@@ -263,9 +307,18 @@ def test_long_names_are_shortened(catalogue, photos, drawn, tmp_path):
 
 def test_gray_photos_are_drawn_gray(catalogue, photos, monkeypatch):
     import matplotlib.pyplot as plt
-    gray = next(i for i, name in enumerate(catalogue.img_names) if Image.open(photo_path(name, photos)).mode == "L")
+
+    gray = next(
+        i
+        for i, name in enumerate(catalogue.img_names)
+        if Image.open(photo_path(name, photos)).mode == "L"
+    )
     shown = []
-    monkeypatch.setattr(plt, "show", lambda: shown.append(np.asarray(plt.gca().images[0].get_array())) or plt.close())
+    monkeypatch.setattr(
+        plt,
+        "show",
+        lambda: shown.append(np.asarray(plt.gca().images[0].get_array())) or plt.close(),
+    )
     helpers.main_image(photo_path(catalogue.img_names[gray], photos), "Query")
     assert shown[0].ndim == 3 and (shown[0][..., 0] == shown[0][..., 2]).all()
 
@@ -277,6 +330,7 @@ def test_a_neighbour_reads_as_a_line(catalogue):
 
 def test_a_query_from_outside_is_decoded_once(catalogue, photos, drawn, monkeypatch):
     import lookalike.photos as room
+
     opened, decode = [], room._decode
     monkeypatch.setattr(room, "_decode", lambda path: opened.append(path.name) or decode(path))
     search(str(photos / "new-00.jpg"), 20)
@@ -293,12 +347,15 @@ def test_a_catalogue_reads_as_a_line(catalogue):
 
 def test_a_catalogue_can_be_compared_and_pickled(catalogue):
     import pickle
+
     nearest(3, 20)
     catalogue.backbone.embed([Image.new("RGB", (300, 300))])
     assert catalogue == catalogue and catalogue != replace(catalogue)
     again = pickle.loads(pickle.dumps(catalogue))
     assert nearest(3, 20, catalogue=again) == nearest(3, 20)
-    assert pickle.loads(pickle.dumps(catalogue.backbone)).fingerprint == catalogue.backbone.fingerprint
+    assert (
+        pickle.loads(pickle.dumps(catalogue.backbone)).fingerprint == catalogue.backbone.fingerprint
+    )
 
 
 def test_another_catalogue_does_not_change_what_search_finds(catalogue, photos, tmp_path):

@@ -1,4 +1,5 @@
 """Backbones: what they give, where their weights come from, what is refused."""
+
 import os
 
 import numpy as np
@@ -12,6 +13,7 @@ from lookalike import networks
 
 def random_resnet50(path, classes=1000, seed=0):
     from torchvision.models import resnet50
+
     torch.manual_seed(seed)
     torch.save(resnet50(num_classes=classes).state_dict(), path)
     return path
@@ -20,7 +22,11 @@ def random_resnet50(path, classes=1000, seed=0):
 def test_resnet50_from_a_file(tmp_path, photos):
     backbone = load_backbone("resnet50", random_resnet50(tmp_path / "mine.pth", classes=7))
     photo = pil_loader(photo_path(list_photos(photos)[0][0], photos))
-    assert backbone.n_features == 2048 and backbone.weights == "mine.pth" and backbone.classifier.out_features == 7
+    assert (
+        backbone.n_features == 2048
+        and backbone.weights == "mine.pth"
+        and backbone.classifier.out_features == 7
+    )
     vectors = backbone.embed([photo])
     assert vectors.shape == (1, 2048) and vectors.dtype == torch.float32
     with torch.inference_mode():
@@ -38,23 +44,41 @@ def test_resnet50_from_the_environment(tmp_path, monkeypatch):
 
 def test_without_weights_the_error_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
+    monkeypatch.setattr(
+        "urllib.request.urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no network"))
+    )
     monkeypatch.delenv("RESNET50_WEIGHTS", raising=False)
     with pytest.raises(OSError, match="RESNET50_WEIGHTS.*efficientnet_lite0"):
         load_backbone("resnet50")
 
 
 def test_a_network_that_leads_nowhere_is_given_up_within_seconds(tmp_path, monkeypatch):
-    """A server that takes the connection and never answers: torchvision itself would wait for ever."""
+    """A server that takes the connection and never answers: torchvision itself would wait for
+    ever.
+    """
     import socket
+
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
         monkeypatch.delenv("RESNET50_WEIGHTS", raising=False)
         set_timeout = socket.setdefaulttimeout
-        monkeypatch.setattr(socket, "setdefaulttimeout", lambda seconds: set_timeout(seconds and min(seconds, 1)))
+        monkeypatch.setattr(
+            socket, "setdefaulttimeout", lambda seconds: set_timeout(seconds and min(seconds, 1))
+        )
         from torchvision.models import ResNet50_Weights
-        weights = type("Weights", (), {"get_state_dict": staticmethod(lambda **_: torch.hub.load_state_dict_from_url(
-            f"http://127.0.0.1:{silent.getsockname()[1]}/resnet50.pth", model_dir=str(tmp_path)))})
+
+        weights = type(
+            "Weights",
+            (),
+            {
+                "get_state_dict": staticmethod(
+                    lambda **_: torch.hub.load_state_dict_from_url(
+                        f"http://127.0.0.1:{silent.getsockname()[1]}/resnet50.pth",
+                        model_dir=str(tmp_path),
+                    )
+                )
+            },
+        )
         with pytest.raises(OSError, match="efficientnet_lite0"):
             networks._torchvision_state(weights)
         assert socket.getdefaulttimeout() is None and ResNet50_Weights.DEFAULT
@@ -75,20 +99,28 @@ def test_unknown_backbone():
 
 
 def test_efficientnet_scales_its_own_way(backbone):
-    """(x - 127) / 128; with ImageNet's mean and deviation the precision of the neighbours falls from 0.683 to 0.659."""
+    """(x - 127) / 128; with ImageNet's mean and deviation the precision of the neighbours falls
+    from 0.683 to 0.659.
+    """
     from PIL import Image
+
     pixels = backbone.preprocess(Image.new("RGB", (300, 300), (255, 127, 0)))
     assert pixels.shape == (3, 224, 224)
     assert [round(float(p), 3) for p in pixels[:, 0, 0]] == [1.0, 0.0, -0.992]
 
 
 def test_other_weights_have_another_fingerprint(tmp_path, backbone):
-    one, two = (load_backbone("resnet50", random_resnet50(tmp_path / f"{seed}.pth", seed=seed)) for seed in (1, 2))
+    one, two = (
+        load_backbone("resnet50", random_resnet50(tmp_path / f"{seed}.pth", seed=seed))
+        for seed in (1, 2)
+    )
     assert len({one.fingerprint, two.fingerprint, backbone.fingerprint}) == 3
 
 
 def test_bfloat16_keeps_the_neighbours(photos):
-    """ResNet50 in this processor's format against float32: of the five nearest 0.95 stay (random weights are harder still)."""
+    """ResNet50 in this processor's format against float32: of the five nearest 0.95 stay (random
+    weights are harder still).
+    """
     if "RESNET50_WEIGHTS" not in os.environ:
         pytest.skip("needs trained weights: set RESNET50_WEIGHTS")
     images = helpers.get_images()
@@ -97,14 +129,26 @@ def test_bfloat16_keeps_the_neighbours(photos):
     fast = extract_embeddings(img_names, backbone, images=images)[1]
     backbone.fast = networks.for_extraction(backbone.network, bfloat16=False)
     full = extract_embeddings(img_names, backbone, images=images)[1]
-    nearest = [torch.cdist(v, v).fill_diagonal_(torch.inf).topk(5, largest=False).indices.tolist() for v in (fast, full)]
+    nearest = [
+        torch.cdist(v, v).fill_diagonal_(torch.inf).topk(5, largest=False).indices.tolist()
+        for v in (fast, full)
+    ]
     overlap = np.mean([len(set(a) & set(b)) / 5 for a, b in zip(*nearest)])
     labels = list(map(helpers.read_labels(images).get, img_names))
     assert overlap >= 0.95, overlap
-    assert abs(helpers.label_precision(fast, labels) - helpers.label_precision(full, labels)) <= 0.005
+    assert (
+        abs(helpers.label_precision(fast, labels) - helpers.label_precision(full, labels)) <= 0.005
+    )
 
 
-@pytest.mark.parametrize("has, expected", [({"avx512_bf16": True}, torch.bfloat16), ({"avx512_bf16": False}, torch.float32), ({}, torch.float32)])
+@pytest.mark.parametrize(
+    "has, expected",
+    [
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": False}, torch.float32),
+        ({}, torch.float32),
+    ],
+)
 def test_the_processor_chooses_the_format(monkeypatch, has, expected):
     """bfloat16 without the instructions for it would be slower than float32."""
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)

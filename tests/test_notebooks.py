@@ -1,4 +1,5 @@
 """The notebooks beside nbval's run of every cell: their checks, exercises, bodies, and ResNet50."""
+
 import os
 import re
 import shutil
@@ -40,9 +41,14 @@ def shown(name, words):
 
 # ---- the body that a notebook shows and the helper's give the same ---------------------------
 def test_the_search_that_notebook_04_shows(catalogue, photos):
-    space = {"catalogue": catalogue, "img_names": catalogue.img_names, "np": np,
-             "photo_path": photo_path, "pil_loader": helpers.pil_loader,
-             "build_compressed_index": helpers.build_compressed_index}
+    space = {
+        "catalogue": catalogue,
+        "img_names": catalogue.img_names,
+        "np": np,
+        "photo_path": photo_path,
+        "pil_loader": helpers.pil_loader,
+        "build_compressed_index": helpers.build_compressed_index,
+    }
     exec(shown("04_recommender.ipynb", "def search(").partition("\nsearch(")[0], space)
     drawn = []
     space["similar_images"] = lambda indices, suptitle: drawn.append((indices[:4], suptitle))
@@ -53,8 +59,16 @@ def test_the_search_that_notebook_04_shows(catalogue, photos):
 
 
 def test_the_loop_that_notebook_01_shows(photos, backbone, embedded):
-    space = {"backbone": backbone, "img_names": embedded[0], "images": photos, "tqdm": tqdm,
-             "photo_path": photo_path, "pil_loader": helpers.pil_loader, "torch": torch, "sys": sys}
+    space = {
+        "backbone": backbone,
+        "img_names": embedded[0],
+        "images": photos,
+        "tqdm": tqdm,
+        "photo_path": photo_path,
+        "pil_loader": helpers.pil_loader,
+        "torch": torch,
+        "sys": sys,
+    }
     exec(shown("01_feature_extraction.ipynb", "for name in tqdm(some"), space)
     assert torch.allclose(space["img_emb"], embedded[1][:16], atol=1e-3)
 
@@ -70,23 +84,31 @@ def test_the_pca_that_notebook_02_shows(catalogue):
 @pytest.mark.parametrize("name", ["05_how_many_factors.ipynb", "06_fine_tuning.ipynb"])
 def test_the_solutions_are_right(name):
     if reference() != "saved":
-        pytest.skip("the exercises are made for the real photos: set FASHION_IMAGES, or let a notebook download them")
+        pytest.skip(
+            "the exercises are made for the real photos: set FASHION_IMAGES, or let a notebook download them"
+        )
     notebook = nbformat.read(HERE / "notebooks" / name, 4)
     answered = 0
     for cell, after in zip(notebook.cells, notebook.cells[1:]):
         if "  # your answer" in cell.source:
             solution = re.search("```python\n(.*?)```", after.source, re.S).group(1)
             check = cell.source.splitlines()[-1]
-            cell.source = cell.source.replace(check, f"{solution}\nassert {check}.startswith('right'), {check}")
+            cell.source = cell.source.replace(
+                check, f"{solution}\nassert {check}.startswith('right'), {check}"
+            )
             answered += 1
     assert answered >= 2
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": HERE / "notebooks"}}).execute()
+    NotebookClient(
+        notebook, timeout=120, resources={"metadata": {"path": HERE / "notebooks"}}
+    ).execute()
 
 
 # ---- the third way to run: real photos, ResNet50, embeddings made anew -----------------------
 @pytest.mark.slow
-@pytest.mark.skipif("RESNET50_WEIGHTS" not in os.environ or "FASHION_IMAGES" not in os.environ,
-                    reason="needs real photos and trained weights: set FASHION_IMAGES and RESNET50_WEIGHTS")
+@pytest.mark.skipif(
+    "RESNET50_WEIGHTS" not in os.environ or "FASHION_IMAGES" not in os.environ,
+    reason="needs real photos and trained weights: set FASHION_IMAGES and RESNET50_WEIGHTS",
+)
 def test_notebooks_with_resnet50(tmp_path, monkeypatch):
     photos = helpers.get_images()
     some = tmp_path / "some" / "images"
@@ -98,17 +120,29 @@ def test_notebooks_with_resnet50(tmp_path, monkeypatch):
     monkeypatch.setenv("FASHION_IMAGES", str(some))
 
     checkout = tmp_path / "checkout"
-    shutil.copytree(HERE / "notebooks", checkout / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    shutil.copytree(
+        HERE / "notebooks",
+        checkout / "notebooks",
+        ignore=shutil.ignore_patterns(".ipynb_checkpoints"),
+    )
     shutil.copytree(HERE / "lookalike", checkout / "lookalike")
     shutil.copy(HERE / "helpers.py", checkout)  # without the shipped pickle: notebook 01 makes all
     printed = {}
     for path in sorted((checkout / "notebooks").glob("0[1-4]*.ipynb")):
         notebook = nbformat.read(path, 4)
         for cell in notebook.cells:
-            cell.source = cell.source.replace("use_precomputed_embeddings = True", "use_precomputed_embeddings = False")
-        NotebookClient(notebook, timeout=120, resources={"metadata": {"path": path.parent}}).execute()
-        printed[path.name[:2]] = "".join(out.get("text", "") + str(out.get("data", {}).get("text/plain", ""))
-                                         for cell in notebook.cells if cell.cell_type == "code" for out in cell.outputs)
+            cell.source = cell.source.replace(
+                "use_precomputed_embeddings = True", "use_precomputed_embeddings = False"
+            )
+        NotebookClient(
+            notebook, timeout=120, resources={"metadata": {"path": path.parent}}
+        ).execute()
+        printed[path.name[:2]] = "".join(
+            out.get("text", "") + str(out.get("data", {}).get("text/plain", ""))
+            for cell in notebook.cells
+            if cell.cell_type == "code"
+            for out in cell.outputs
+        )
     assert "Vectors: (600, 2048)" in printed["01"]
     for number in ("02", "03", "04"):
         assert "600 photos, 2,048 features each, made by resnet50" in printed[number]

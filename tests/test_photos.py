@@ -1,4 +1,5 @@
 """A file to an upright RGB image, or a sentence that says why not; a folder; its download."""
+
 import hashlib
 import io
 import os
@@ -35,14 +36,18 @@ def loaded(image, path, **options):
     return np.asarray(result, int)
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.gif", "a.bmp", "a.tiff", "рубашка в полоску.jpg"])
+@pytest.mark.parametrize(
+    "name", ["a.jpg", "a.png", "a.webp", "a.gif", "a.bmp", "a.tiff", "рубашка в полоску.jpg"]
+)
 def test_common_formats(gradient, tmp_path, name):
     assert abs(loaded(gradient, tmp_path / name) - np.asarray(gradient, int)).mean() < 12
 
 
 def test_grayscale_stays_gray(gradient, tmp_path):
     pixels = loaded(gradient.convert("L"), tmp_path / "a.png")
-    assert (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 0] == np.asarray(gradient.convert("L"))).all()
+    assert (pixels[..., 0] == pixels[..., 1]).all() and (
+        pixels[..., 0] == np.asarray(gradient.convert("L"))
+    ).all()
 
 
 def test_transparent_ground_becomes_white(tmp_path):
@@ -64,7 +69,9 @@ def test_cmyk(gradient, tmp_path):
 def test_16_bit_is_not_all_white(tmp_path):
     ramp = np.tile(np.linspace(0, 65535, 200).astype(np.uint16), (50, 1))
     pixels = loaded(Image.fromarray(ramp), tmp_path / "a.png")
-    assert pixels[:, 0].max() == 0 and pixels[:, -1].min() == 255 and 120 < pixels[:, 100].mean() < 136
+    assert (
+        pixels[:, 0].max() == 0 and pixels[:, -1].min() == 255 and 120 < pixels[:, 100].mean() < 136
+    )
 
 
 @pytest.mark.parametrize("scale", [1.0, 255.0])
@@ -97,13 +104,15 @@ def refused(path, *words):
     with pytest.raises(BadPhoto) as error:
         pil_loader(path)
     assert time.perf_counter() - start < 5
-    assert str(error.value).startswith(f"{path}: ") and all(word in error.value.args[1] for word in words), error.value
+    assert str(error.value).startswith(f"{path}: ") and all(
+        word in error.value.args[1] for word in words
+    ), error.value
 
 
 def test_truncated(gradient, tmp_path):
     gradient.resize((800, 400)).save(tmp_path / "a.jpg")
     content = (tmp_path / "a.jpg").read_bytes()
-    (tmp_path / "a.jpg").write_bytes(content[:len(content) // 2])
+    (tmp_path / "a.jpg").write_bytes(content[: len(content) // 2])
     refused(tmp_path / "a.jpg", "damaged", "truncated")
 
 
@@ -112,7 +121,7 @@ def test_damaged_png(gradient, tmp_path, place):
     gradient.save(tmp_path / "a.png")
     content = bytearray((tmp_path / "a.png").read_bytes())
     start = int(len(content) * place)
-    content[start:start + 4] = bytes(255 - b for b in content[start:start + 4])
+    content[start : start + 4] = bytes(255 - b for b in content[start : start + 4])
     (tmp_path / "a.png").write_bytes(content)
     refused(tmp_path / "a.png", "not a photo" if place == 0.1 else "damaged")
 
@@ -140,10 +149,16 @@ def test_1x8000_would_fill_the_memory_when_resized(tmp_path):
 @pytest.mark.parametrize("side", [9_000, 40_000])
 def test_decompression_bomb(tmp_path, side):
     row = zlib.compress(bytes((side + 1) * 8), 9) * 2
+
     def chunk(kind, data):
-        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+        return (
+            len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+        )
+
     header = side.to_bytes(4, "big") * 2 + bytes([8, 0, 0, 0, 0])
-    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", row) + chunk(b"IEND", b""))
+    (tmp_path / "a.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", row) + chunk(b"IEND", b"")
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         refused(tmp_path / "a.png", "million pixels", "scale it down")
@@ -153,7 +168,7 @@ def test_jpeg_of_thousands_of_scans(gradient, tmp_path):
     gradient.save(tmp_path / "a.jpg", progressive=True)
     pil_loader(tmp_path / "a.jpg")
     content = (tmp_path / "a.jpg").read_bytes()
-    last_scan = content[content.rindex(b"\xff\xda"):-2]
+    last_scan = content[content.rindex(b"\xff\xda") : -2]
     (tmp_path / "a.jpg").write_bytes(content[:-2] + last_scan * 2000 + b"\xff\xd9")
     refused(tmp_path / "a.jpg", "scans")
 
@@ -198,7 +213,11 @@ def test_a_folder_of_ones_own_needs_no_labels(tmp_path, gradient):
 
 
 # ---- where the photos come from: a server on this machine ------------------------------------
-FILES = {"images/a.jpg": b"first photo", "images/b.jpg": b"second photo", "images.csv": b"image,sender_id,label,kids\na,1,Hat,False\n"}
+FILES = {
+    "images/a.jpg": b"first photo",
+    "images/b.jpg": b"second photo",
+    "images.csv": b"image,sender_id,label,kids\na,1,Hat,False\n",
+}
 
 
 def archive(files):
@@ -209,13 +228,21 @@ def archive(files):
     return data.getvalue()
 
 
-SUM = hashlib.sha256("".join(sorted(
-    f"{hashlib.sha256(content).hexdigest()}  {name.split('/')[-1]}\n" for name, content in FILES.items())).encode()).hexdigest()
+SUM = hashlib.sha256(
+    "".join(
+        sorted(
+            f"{hashlib.sha256(content).hexdigest()}  {name.split('/')[-1]}\n"
+            for name, content in FILES.items()
+        )
+    ).encode()
+).hexdigest()
 
 
 @pytest.fixture
 def server():
-    """serve(body, length) gives the address of a server that announces `length` bytes and sends `body`."""
+    """serve(body, length) gives the address of a server that announces `length` bytes and sends
+    `body`.
+    """
     servers = []
 
     def serve(body, length=None, status=200):
@@ -228,9 +255,11 @@ def server():
 
             def log_message(self, *_):
                 pass
+
         servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
         threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
         return f"http://127.0.0.1:{servers[-1].server_address[1]}/photos.zip"
+
     yield serve
     for one in servers:
         one.shutdown()
@@ -239,18 +268,30 @@ def server():
 
 def test_good_download(server, tmp_path):
     photos_room.download_photos(tmp_path / "images", server(archive(FILES)), SUM)
-    assert sorted(p.name for p in (tmp_path / "images").iterdir()) == ["a.jpg", "b.jpg", "images.csv"]
+    assert sorted(p.name for p in (tmp_path / "images").iterdir()) == [
+        "a.jpg",
+        "b.jpg",
+        "images.csv",
+    ]
     assert helpers.read_labels(tmp_path / "images") == {"images/a.jpg": "Hat"}
     assert [p.name for p in tmp_path.iterdir()] == ["images"]
 
 
-@pytest.mark.parametrize("body, options, error, words", [
-    (archive(FILES)[:200], {"length": 5000}, OSError, "IncompleteRead|Connection"),                       # the connection breaks half-way
-    (b"", {"status": 404}, requests.HTTPError, "404"),
-    (b"<html>Please log in to the Wi-Fi</html>", {}, OSError, "not a zip"),
-    (archive({**FILES, "images/b.jpg": b"another photo"}), {}, ValueError, "not the data set"),
-    (archive({"images/a.jpg": b"first photo"}), {}, ValueError, "not the data set"),
-])
+@pytest.mark.parametrize(
+    "body, options, error, words",
+    [
+        (
+            archive(FILES)[:200],
+            {"length": 5000},
+            OSError,
+            "IncompleteRead|Connection",
+        ),  # the connection breaks half-way
+        (b"", {"status": 404}, requests.HTTPError, "404"),
+        (b"<html>Please log in to the Wi-Fi</html>", {}, OSError, "not a zip"),
+        (archive({**FILES, "images/b.jpg": b"another photo"}), {}, ValueError, "not the data set"),
+        (archive({"images/a.jpg": b"first photo"}), {}, ValueError, "not the data set"),
+    ],
+)
 def test_bad_download_leaves_nothing(server, tmp_path, body, options, error, words):
     with pytest.raises(error, match=words):
         photos_room.download_photos(tmp_path / "images", server(body, **options), SUM)
@@ -260,6 +301,7 @@ def test_bad_download_leaves_nothing(server, tmp_path, body, options, error, wor
 def test_interrupted_download_leaves_nothing(server, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
+
     monkeypatch.setattr(shutil, "unpack_archive", stop)
     with pytest.raises(KeyboardInterrupt):
         photos_room.download_photos(tmp_path / "images", server(archive(FILES)), SUM)
@@ -268,7 +310,11 @@ def test_interrupted_download_leaves_nothing(server, tmp_path, monkeypatch):
 
 def test_names_in_the_archive_cannot_climb_out(server, tmp_path):
     with pytest.raises(ValueError, match="1 files, is not the data set"):
-        photos_room.download_photos(tmp_path / "images", server(archive({"images/../../a.jpg": b"x", "images/b.jpg": b"y"})), SUM)
+        photos_room.download_photos(
+            tmp_path / "images",
+            server(archive({"images/../../a.jpg": b"x", "images/b.jpg": b"y"})),
+            SUM,
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -295,25 +341,32 @@ def test_own_folder_must_exist(home, monkeypatch):
 
 def test_images_before_download(home, monkeypatch, capsys):
     (home / "images").mkdir()
-    monkeypatch.setattr(photos_room, "download_photos", lambda images: pytest.fail("downloaded again"))
+    monkeypatch.setattr(
+        photos_room, "download_photos", lambda images: pytest.fail("downloaded again")
+    )
     assert helpers.get_images() == home / "images"
     assert capsys.readouterr().out.count("\n") == 1
 
 
 def test_download_before_stand_in(home, server, monkeypatch):
     download = photos_room.download_photos
-    monkeypatch.setattr(photos_room, "download_photos", lambda images: download(images, server(archive(FILES)), SUM))
+    monkeypatch.setattr(
+        photos_room, "download_photos", lambda images: download(images, server(archive(FILES)), SUM)
+    )
     assert helpers.get_images() == home / "images" and (home / "images" / "a.jpg").exists()
 
 
 def test_stand_in_without_a_network(home, monkeypatch, capsys):
     def no_network(images):
         raise requests.ConnectionError
+
     monkeypatch.setattr(photos_room, "download_photos", no_network)
     monkeypatch.setattr(stand_in.draw_catalogue, "__defaults__", (2, 1, iter))
     assert helpers.get_images() == home / "drawn_images"
     said = capsys.readouterr().out
-    assert said.count("\n") == 1 and "stand-in" in said and "FASHION_IMAGES" in said
+    assert said.count("\n") == 1 and "stand in" in said and "FASHION_IMAGES" in said
     drawn = {p: p.stat().st_mtime_ns for p in (home / "drawn_images").iterdir()}
     helpers.get_images()
-    assert drawn == {p: p.stat().st_mtime_ns for p in (home / "drawn_images").iterdir()}, "drawn once, not at every call"
+    assert drawn == {p: p.stat().st_mtime_ns for p in (home / "drawn_images").iterdir()}, (
+        "drawn once, not at every call"
+    )

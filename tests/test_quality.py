@@ -1,4 +1,5 @@
 """How good the neighbours are, by their labels."""
+
 import numpy as np
 import pytest
 import torch
@@ -27,6 +28,7 @@ def test_the_shipped_pickle_is_as_good_as_the_readme_says(backbone):
 
 def test_the_shipped_vectors_are_those_of_the_photos(backbone):
     from notebook_checks import reference
+
     if reference() != "saved":
         pytest.skip("needs the real photos: set FASHION_IMAGES, or let a notebook download them")
     images = helpers.get_images()

@@ -1,4 +1,7 @@
-"""Search in Milvus and extraction over Ray: equal to the exact index and to the plain extraction."""
+"""Search in Milvus and extraction over Ray: equal to the exact index and to the plain
+extraction.
+"""
+
 import os
 import socket
 import subprocess
@@ -37,16 +40,23 @@ def names(neighbours):
 def test_the_four_nearest_are_those_of_the_exact_index(client, catalogue, factors):
     scale.insert_into_milvus(client, factors, catalogue)
     for query in range(0, 56, 7):
-        exact, found = helpers.nearest(query, factors), scale.nearest_in_milvus(client, query, factors, catalogue)
+        exact, found = (
+            helpers.nearest(query, factors),
+            scale.nearest_in_milvus(client, query, factors, catalogue),
+        )
         assert names(found) == names(exact)
         assert [(n.label, n.index) for n in found] == [(n.label, n.index) for n in exact]
-        assert [n.distance for n in found] == pytest.approx([n.distance for n in exact], rel=1e-3, abs=1e-2)
+        assert [n.distance for n in found] == pytest.approx(
+            [n.distance for n in exact], rel=1e-3, abs=1e-2
+        )
 
 
 def test_a_photo_from_outside_finds_the_same(client, catalogue, photos):
     scale.insert_into_milvus(client, 20, catalogue)
     new = helpers.photo_path(helpers.list_photos(photos)[1][0], photos)
-    assert names(scale.nearest_in_milvus(client, new, 20, catalogue)) == names(helpers.nearest(new, 20))
+    assert names(scale.nearest_in_milvus(client, new, 20, catalogue)) == names(
+        helpers.nearest(new, 20)
+    )
 
 
 def test_inserting_twice_or_in_other_batches_changes_nothing(client, catalogue):
@@ -94,15 +104,33 @@ def test_a_photo_goes_and_another_comes(client, catalogue):
     collection = scale.insert_into_milvus(client, 20, catalogue)
     sold = scale.nearest_in_milvus(client, 0, 20, catalogue)[0]
     client.delete(collection, ids=[sold.name])
-    assert sold.name not in names(scale.nearest_in_milvus(client, 0, 20, catalogue)) and count(client, collection) == 55
-    client.upsert(collection, [{"name": "new.jpg", "label": "Hat", "vector": catalogue.compressed[0, :20]}])
-    assert scale.nearest_in_milvus(client, 0, 20, catalogue)[0] == ("new.jpg", "Hat", pytest.approx(0, abs=1e-3), -1)
+    assert (
+        sold.name not in names(scale.nearest_in_milvus(client, 0, 20, catalogue))
+        and count(client, collection) == 55
+    )
+    client.upsert(
+        collection, [{"name": "new.jpg", "label": "Hat", "vector": catalogue.compressed[0, :20]}]
+    )
+    assert scale.nearest_in_milvus(client, 0, 20, catalogue)[0] == (
+        "new.jpg",
+        "Hat",
+        pytest.approx(0, abs=1e-3),
+        -1,
+    )
 
 
 def test_other_photos_or_factors_have_a_collection_of_their_own(catalogue):
     fewer = replace(catalogue, img_names=catalogue.img_names[:-1])
     retrained = replace(catalogue, about={"fingerprint": "other"})
-    assert len({scale.milvus_collection(*args) for args in ((catalogue, 20), (catalogue, 21), (fewer, 20), (retrained, 20))}) == 4
+    assert (
+        len(
+            {
+                scale.milvus_collection(*args)
+                for args in ((catalogue, 20), (catalogue, 21), (fewer, 20), (retrained, 20))
+            }
+        )
+        == 4
+    )
 
 
 def test_factors_are_checked_before_anything_is_made(client, catalogue):
@@ -115,14 +143,30 @@ def test_a_server_by_its_address_alone(client, catalogue, tmp_path, monkeypatch)
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    server = subprocess.Popen([sys.executable, "-m", "milvus_lite", "server", "--data-dir", str(tmp_path / "served"), "--host",
-                               "127.0.0.1", "--port", str(port)], stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "milvus_lite",
+            "server",
+            "--data-dir",
+            str(tmp_path / "served"),
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert "listening" in server.stdout.readline()
         monkeypatch.setenv("MILVUS_URI", f"http://127.0.0.1:{port}")
         remote = scale.open_milvus()
         scale.insert_into_milvus(remote, 20, catalogue)
-        assert names(scale.nearest_in_milvus(remote, 3, 20, catalogue)) == names(helpers.nearest(3, 20))
+        assert names(scale.nearest_in_milvus(remote, 3, 20, catalogue)) == names(
+            helpers.nearest(3, 20)
+        )
         assert client.list_collections() == []  # nothing went into the local one
         remote.close()
     finally:
@@ -132,14 +176,21 @@ def test_a_server_by_its_address_alone(client, catalogue, tmp_path, monkeypatch)
 
 def test_no_server_says_how_to_start_one(monkeypatch):
     monkeypatch.setenv("MILVUS_URI", "http://127.0.0.1:1")
-    with pytest.raises(ConnectionError, match="(?s)no Milvus answers at 'http://127.0.0.1:1'.*standalone_embed.sh start.*unset MILVUS_URI"):
+    with pytest.raises(
+        ConnectionError,
+        match="(?s)no Milvus answers at 'http://127.0.0.1:1'.*standalone_embed.sh start.*unset MILVUS_URI",
+    ):
         scale.open_milvus()
 
 
 def test_a_folder_that_another_process_has_open(client, home):
     code = "import sys; from lookalike import scale; scale.open_milvus(sys.argv[1])"
-    other = subprocess.run([sys.executable, "-c", code, str(home / "embeddings" / "fashion_milvus.db")], capture_output=True, text=True,
-                           env=os.environ | {"PYTHONPATH": os.path.dirname(helpers.__file__)})
+    other = subprocess.run(
+        [sys.executable, "-c", code, str(home / "embeddings" / "fashion_milvus.db")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.path.dirname(helpers.__file__)},
+    )
     assert "only one process may have it open" in " ".join(other.stderr.split())
 
 
@@ -150,7 +201,9 @@ def local_ray():
 
 
 @pytest.mark.slow
-def test_ray_gives_the_same_vectors_and_passes_over_the_broken(photos, embedded, backbone, local_ray, tmp_path, capsys, monkeypatch):
+def test_ray_gives_the_same_vectors_and_passes_over_the_broken(
+    photos, embedded, backbone, local_ray, tmp_path, capsys, monkeypatch
+):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     (tmp_path / "broken.jpg").write_bytes(b"no photo")
     paths = [helpers.photo_path(name, photos) for name in embedded[0]]
@@ -160,7 +213,11 @@ def test_ray_gives_the_same_vectors_and_passes_over_the_broken(photos, embedded,
     assert torch.allclose(vectors, embedded[1], atol=1e-4)
     said = capsys.readouterr().out
     assert skipped.keys() == {str(tmp_path / "broken.jpg"), str(tmp_path / "nowhere.jpg")}
-    assert "Embedded 56 of 58 photos; skipped 2" in said and "broken.jpg: not a photo" in said and "nowhere.jpg: no such file" in said
+    assert (
+        "Embedded 56 of 58 photos; skipped 2" in said
+        and "broken.jpg: not a photo" in said
+        and "nowhere.jpg: no such file" in said
+    )
 
 
 @pytest.mark.slow
@@ -172,5 +229,8 @@ def test_ray_takes_names_and_a_folder(photos, embedded, backbone, local_ray):
 def test_a_cluster_that_does_not_answer(photos, embedded, backbone, monkeypatch):
     ray.shutdown()
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    with pytest.raises(ConnectionError, match="(?s)no Ray cluster answers at RAY_ADDRESS='127.0.0.1:1'.*ray start --head.*unset it"):
+    with pytest.raises(
+        ConnectionError,
+        match="(?s)no Ray cluster answers at RAY_ADDRESS='127.0.0.1:1'.*ray start --head.*unset it",
+    ):
         scale.extract_with_ray(embedded[0][:2], backbone, photos)

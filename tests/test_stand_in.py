@@ -1,4 +1,5 @@
 """The stand-in catalogue: enough garments, always the same, and neighbours that make sense."""
+
 import hashlib
 
 import numpy as np
@@ -22,12 +23,16 @@ def test_the_whole_catalogue_has_over_600():
 
 def test_always_the_same(photos, tmp_path):
     again = draw_catalogue(tmp_path, a_kind=4, new=2)
-    assert [hashlib.sha256(p.read_bytes()).digest() for p in sorted(photos.iterdir())] == \
-        [hashlib.sha256(p.read_bytes()).digest() for p in sorted(again.iterdir())]
+    assert [hashlib.sha256(p.read_bytes()).digest() for p in sorted(photos.iterdir())] == [
+        hashlib.sha256(p.read_bytes()).digest() for p in sorted(again.iterdir())
+    ]
 
 
 def test_no_two_are_alike(photos):
-    small = {path.name: np.asarray(Image.open(path).convert("RGB").resize((30, 40)), int) for path in photos.glob("*.jpg")}
+    small = {
+        path.name: np.asarray(Image.open(path).convert("RGB").resize((30, 40)), int)
+        for path in photos.glob("*.jpg")
+    }
     names = sorted(small)
     assert min(abs(small[a] - small[b]).mean() for i, a in enumerate(names) for b in names[:i]) > 2
 
@@ -35,6 +40,7 @@ def test_no_two_are_alike(photos):
 def test_an_interrupted_drawing_is_seen(tmp_path, monkeypatch):
     def stop(_):
         raise KeyboardInterrupt
+
     try:
         draw_catalogue(tmp_path, a_kind=1, new=0, progress=stop)
     except KeyboardInterrupt:

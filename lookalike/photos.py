@@ -23,7 +23,7 @@ PHOTOS_URL = f"https://github.com/alexeygrigorev/clothing-dataset/archive/{PHOTO
 PHOTOS_SHA256 = "57ce6e8cb41d5fa7fffbb5ad67abf6fef766fb67fb1115d49c6b257f7e18ddf6"
 PHOTO_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
-MAX_MEGAPIXELS, MAX_ASPECT, MAX_SCANS = 64, 20, 100
+MAX_MEGAPIXELS, MAX_ASPECT, MAX_SCANS, SMALL = 64, 20, 100, 544
 # the marker of a JPEG's next segment; 00 and D0 to D7 behind FF belong to the picture's own data
 JPEG_SEGMENT = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
 
@@ -47,14 +47,15 @@ class Neighbour(NamedTuple):
 
 
 # ---- one photo -------------------------------------------------------------------------------
-def pil_loader(path: AnyPath) -> Image.Image:
+def pil_loader(path: AnyPath, small: bool = False) -> Image.Image:
     """Turn any image file into an upright RGB image on white, 8 bits a channel.
 
     Grayscale, palette, transparent, CMYK, 16-bit and floating-point files are converted so that
     they look as they should; of an animation the first frame counts; a photo is turned the way
     its EXIF orientation says. Raises FileNotFoundError, or BadPhoto for a file that is not a
     photo, is damaged, has more than 64 million pixels, or is over 20 times longer than wide (the
-    network's resizing would blow it up).
+    network's resizing would blow it up). With `small` a large JPEG is decoded at a half, a quarter
+    or an eighth of its size, never under 544 pixels a side: all that the networks look at.
     """
     path = Path(path)
     if not os.path.lexists(path):
@@ -62,7 +63,7 @@ def pil_loader(path: AnyPath) -> Image.Image:
     if not path.is_file():  # opening a pipe would wait for ever
         raise BadPhoto(path, "not a file (a folder, a pipe, or a link that leads nowhere)")
     try:
-        img = upright_rgb(_decode(path))
+        img = upright_rgb(_decode(path, small))
         img.filename = str(path)  # for captions; converting had dropped it
         return img
     except BadPhoto:
@@ -76,13 +77,15 @@ def pil_loader(path: AnyPath) -> Image.Image:
         raise BadPhoto(path, f"damaged ({error or type(error).__name__})") from error
 
 
-def _decode(path):
+def _decode(path, small):
     Image.init()  # Image.open knows the rarer of its formats only after this
     with open(path, "rb") as f:
         img = Image.open(f, formats=FORMATS)
         check_size(path, *img.size)
         if img.format == "JPEG" and _scans(path.read_bytes()) > MAX_SCANS:
             raise BadPhoto(path, f"a JPEG of over {MAX_SCANS} scans, made to keep a reader busy")
+        if small:  # only JPEG's decoder can do it, the others ignore it
+            img.draft(None, (SMALL, SMALL))
         if img.format == "PNG":  # load() ignores a PNG's check sums; verify() leaves it unusable
             img.verify()
             f.seek(0)

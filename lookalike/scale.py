@@ -168,7 +168,7 @@ class _Embedder:
         self.backbone = backbone
 
     def __call__(self, batch):
-        vectors, why = self.backbone.embed_files(batch["file"])
+        vectors, why = self.backbone.embed_files(batch["file"], self.backbone.fast[0])
         return {"row": batch["row"], "vector": vectors, "why": np.array(why)}
 
 

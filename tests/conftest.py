@@ -18,7 +18,7 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def backbone():
-    return helpers.load_backbone("efficientnet_lite0")
+    return helpers.load_backbone("efficientnet_lite1")
 
 
 @pytest.fixture(scope="session")

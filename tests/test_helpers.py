@@ -96,7 +96,7 @@ def test_two_runs_agree(tmp_path):
 def test_factors_out_of_range(catalogue, factors):
     with pytest.raises(
         ValueError,
-        match=f"factors is {factors:,}, and must be a whole number from 1 to 56: 56 photos of 1,280 features",
+        match=f"factors is {factors:,}, and must be a whole number from 1 to 56: 56 photos of",
     ):
         build_compressed_index(factors)
 
@@ -332,7 +332,8 @@ def test_a_query_from_outside_is_decoded_once(catalogue, photos, drawn, monkeypa
     import lookalike.photos as room
 
     opened, decode = [], room._decode
-    monkeypatch.setattr(room, "_decode", lambda path: opened.append(path.name) or decode(path))
+    monkeypatch.setattr(room, "_decode", lambda path, small: opened.append(path.name) or decode(
+        path, small))
     search(str(photos / "new-00.jpg"), 20)
     assert opened.count("new-00.jpg") == 1 and len(opened) == 5
     assert drawn[0][1] == ("Query", "new-00.jpg")

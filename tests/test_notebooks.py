@@ -84,9 +84,7 @@ def test_the_pca_that_notebook_02_shows(catalogue):
 @pytest.mark.parametrize("name", ["05_how_many_factors.ipynb", "06_fine_tuning.ipynb"])
 def test_the_solutions_are_right(name):
     if reference() != "saved":
-        pytest.skip(
-            "the exercises are made for the real photos: set FASHION_IMAGES, or let a notebook download them"
-        )
+        pytest.skip("the exercises are made for the real photos: set FASHION_IMAGES, or download")
     notebook = nbformat.read(HERE / "notebooks" / name, 4)
     answered = 0
     for cell, after in zip(notebook.cells, notebook.cells[1:]):

@@ -173,6 +173,38 @@ def test_jpeg_of_thousands_of_scans(gradient, tmp_path):
     refused(tmp_path / "a.jpg", "scans")
 
 
+def test_baseline_jpeg_of_thousands_of_scans(gradient, tmp_path):
+    gradient.save(tmp_path / "a.jpg")
+    content = (tmp_path / "a.jpg").read_bytes()
+    scan = content[content.index(b"\xff\xda") : -2]
+    (tmp_path / "a.jpg").write_bytes(content[:-2] + scan * 2000 + b"\xff\xd9")
+    refused(tmp_path / "a.jpg", "scans")
+
+
+def test_motion_photo(gradient, tmp_path):
+    """A film behind the picture, full of bytes that look like scans, is not the picture."""
+    gradient.save(tmp_path / "a.jpg", progressive=True)
+    with open(tmp_path / "a.jpg", "ab") as f:
+        f.write(b"\0\0\0\x18ftypmp42" + b"\xff\xda\x00\x02film" * 50_000)
+    assert pil_loader(tmp_path / "a.jpg").size == (200, 100)
+
+
+def test_thumbnail_inside_a_photo(gradient, tmp_path):
+    """A whole JPEG in the EXIF block has an end of its own, which is not the photo's."""
+    exif = Image.Exif()
+    exif[0x010E] = "\xff\xd9"
+    gradient.save(tmp_path / "a.jpg", exif=exif)
+    assert pil_loader(tmp_path / "a.jpg").size == (200, 100)
+
+
+@pytest.mark.parametrize("size, small", [((4000, 3000), (1000, 750)), ((3000, 4400), (750, 1100)),
+                                         ((1000, 750), (1000, 750)), ((400, 533), (400, 533))])
+def test_large_jpegs_may_be_decoded_small(tmp_path, size, small):
+    Image.linear_gradient("L").resize(size).convert("RGB").save(tmp_path / "a.jpg")
+    assert pil_loader(tmp_path / "a.jpg").size == size
+    assert pil_loader(tmp_path / "a.jpg", small=True).size == small
+
+
 def test_pipe_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "a.jpg")
     refused(tmp_path / "a.jpg", "not a file")

@@ -38,7 +38,7 @@ def trained(epochs=3):
 
 @pytest.fixture(scope="module")
 def backbone():
-    return helpers.load_backbone("efficientnet_lite0")
+    return helpers.load_backbone("efficientnet_lite1")
 
 
 def test_the_loss_falls_and_every_vector_has_the_same_length():
@@ -99,7 +99,7 @@ def test_the_file_gives_back_the_same_recommender(tmp_path, backbone):
 def test_another_backbone_is_refused(tmp_path, backbone):
     tuning.save_tuned(tmp_path / "head.safetensors", backbone, trained()[0])
     for other in (replace(backbone, fingerprint="0"), replace(backbone, name="resnet50")):
-        with pytest.raises(ValueError, match="belongs to efficientnet_lite0"):
+        with pytest.raises(ValueError, match="belongs to efficientnet_lite1"):
             tuning.load_tuned(tmp_path / "head.safetensors", other)
 
 

@@ -183,7 +183,8 @@ def open_catalogue(emb_filename: AnyPath | None = None, backbone: Backbone | Non
         up_to_date(folder, None if head_only else backbone)
     if head_only:
         vectors, about = _under_head(vectors, about, backbone)
-    here = [i for i, name in enumerate(names) if photo_path(name, folder).exists()]
+    here = [i for i, name in enumerate(names)
+            if not emb_filename or photo_path(name, folder).exists()]
     if not here:
         raise ValueError(f"{Path(emb_filename).name} knows none of the photos in {folder.name}/ "
                          f"(its first is {names[0]!r}): give the folder that it was made of")

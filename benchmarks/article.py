@@ -1,7 +1,7 @@
-"""The article's code, transcribed for the measurements: what it does and nothing that it does
-not. Not for use.
-"""
+"""The article's code, transcribed for the measurements: what it does and nothing else.
 
+Not for use.
+"""
 import glob
 
 import faiss
@@ -18,14 +18,9 @@ def pil_loader(path):
 
 def extract(img_names, model, preprocess):
     """One photo at a time, gradients on."""
-    return torch.tensor(
-        np.array(
-            [
-                model(preprocess(pil_loader(image)).unsqueeze(0)).squeeze(0).detach().numpy()
-                for image in img_names or glob.glob("images/*.jpg")
-            ]
-        )
-    )
+    return torch.tensor(np.array([
+        model(preprocess(pil_loader(image)).unsqueeze(0)).squeeze(0).detach().numpy()
+        for image in img_names or glob.glob("images/*.jpg")]))
 
 
 def build_compressed_index(n_features, img_emb_tensors):
@@ -40,7 +35,7 @@ def build_compressed_index(n_features, img_emb_tensors):
 
 def search(img_path, factors, img_emb_tensors, model, preprocess):
     """The photo embedded again, the index built again; the drawing is left out."""
-    one_img_emb = model(preprocess(pil_loader(img_path)).unsqueeze(0)).squeeze(0).detach().numpy()
+    one = model(preprocess(pil_loader(img_path)).unsqueeze(0)).squeeze(0).detach().numpy()
     compressor, index_compressed = build_compressed_index(factors, img_emb_tensors)
-    D, I = index_compressed.search(np.float32(compressor.transform([one_img_emb])), 5)
+    D, I = index_compressed.search(np.float32(compressor.transform([one])), 5)
     return I[0][1:]

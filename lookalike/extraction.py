@@ -128,7 +128,8 @@ def up_to_date(images: Path, backbone: Backbone | None = None) -> Embeddings:
              if name in stats and _same_file(then.get(name), stats[name])}
     missing = [name for name in stats if name not in known]
     if not missing:
-        return names, vectors, about
+        here = [i for i, name in enumerate(names) if name in stats]
+        return [names[i] for i in here], vectors[here], about
     backbone = backbone or same_network(load_backbone(about["backbone"]), about)
     made = extract_embeddings(missing, backbone, path, images)
     rows = {name: row for name, row in zip(names, vectors, strict=True) if name in known}

@@ -241,13 +241,15 @@ def list_photos(images: AnyPath) -> tuple[list[str], list[str]]:
 
     Both are sorted lists of 'images/<path in the folder>'. Without a table none is new.
     """
-    images = Path(images)
-    found = sorted("images/" + p.relative_to(images).as_posix() for p in images.rglob("*")
-                   if p.suffix.lower() in PHOTO_ENDINGS and not p.is_dir())
+    found = []
+    for folder, _, files in os.walk(images):
+        inside = Path("images", Path(folder).relative_to(images)).as_posix()
+        found += [f"{inside}/{file}" for file in files
+                  if os.path.splitext(file)[1].lower() in PHOTO_ENDINGS]
     if not found:
         raise FileNotFoundError(f"no photo in {str(images)!r}, none of {sorted(PHOTO_ENDINGS)}")
-    labels = read_labels(images)
-    if not any(name in labels for name in found):
+    found, labels = sorted(found), read_labels(images)
+    if labels.keys().isdisjoint(found):
         return found, []
     return [n for n in found if n in labels], [n for n in found if n not in labels]
 

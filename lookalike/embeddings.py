@@ -23,6 +23,7 @@ Embeddings = tuple[list[str], torch.Tensor, dict]  # names, vectors, what made t
 EMB_FILENAME = HERE / "fashion_images_embs.pickle"
 EMB_SHA256 = "9b89c9a162f4ff73ab88ab4f0fd40b87704230799252ea43ff270a39e0e187bd"
 MADE_BY = {"backbone": "name", "weights": "weights", "fingerprint": "fingerprint"}
+STAY = {"", ".."}  # what no part of a name inside the folder is
 LARGEST = 1e16  # of a number in a vector: squared and added up it still fits a float32
 
 
@@ -168,8 +169,10 @@ def _check(names, vectors, about):
 
 def _leads_out(name):
     """Whether images/<name> could be a file elsewhere; odd names that cannot are kept."""
-    inside = PurePath(name.removeprefix("images/"))
-    return bool(inside.anchor) or ".." in inside.parts or not inside.parts or "\0" in name
+    inside = name.removeprefix("images/")
+    parts = PurePath(inside).parts if os.name == "nt" else inside.split("/")
+    away = os.path.isabs(inside) or os.path.splitdrive(inside)[0]
+    return bool(away) or "\0" in inside or not parts or not STAY.isdisjoint(parts)
 
 
 # ---- unfinished: rows on disk ----------------------------------------------------------------

@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import pytest
 import torch
 
 import helpers
 from helpers import extract_embeddings, list_photos, open_catalogue, photo_path, pil_loader
-from lookalike import HERE
+from lookalike import HERE, networks
 from lookalike.networks import BATCH
 
 
@@ -67,6 +68,29 @@ def test_a_batch_of_bad_ones_only(tmp_path, photos, backbone):
         list_photos(tmp_path)[0], backbone, images=tmp_path
     )
     assert names == ["images/b.jpg"] and vectors.shape == (1, 1280) and len(skipped) == BATCH
+
+
+def test_a_worker_holds_one_whole_photo_at_a_time(photos, backbone, monkeypatch):
+    """A photo of 48 megapixels takes 144 MB; eight of them on each core filled the memory."""
+    alive, most, load = weakref.WeakSet(), [], pil_loader
+
+    def listen(path, small):
+        photo = load(path, small)
+        alive.add(photo)
+        most.append(len(alive))
+        return photo
+    monkeypatch.setattr(networks, "pil_loader", listen)
+    files = [photo_path(name, photos) for name in list_photos(photos)[0][:BATCH]]
+    backbone.embed_files(files, backbone.plain[0])
+    assert len(most) == BATCH and max(most) <= 2
+
+
+def test_the_cores_are_those_that_this_process_may_use(monkeypatch):
+    """In a container os.cpu_count() is the host's."""
+    import lookalike.extraction as room
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    if hasattr(os, "sched_getaffinity"):
+        assert room.cpu_count() <= len(os.sched_getaffinity(0))
 
 
 def test_no_paths_at_all(backbone):

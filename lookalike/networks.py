@@ -245,7 +245,7 @@ def _with_openvino(module, crop, bears_bfloat16):
     def compute(batch):
         if not hasattr(own, "request"):
             own.request = compiled.create_infer_request()
-        whole = np.zeros(shape, np.uint8)
-        whole[:len(batch)] = batch
-        return own.request.infer({0: whole})[0][:len(batch)].copy()
+        full = np.pad(batch, ((0, -len(batch) % BATCH), (0, 0), (0, 0), (0, 0)))
+        parts = np.split(full, len(full) // BATCH)
+        return np.concatenate([own.request.infer({0: p})[0].copy() for p in parts])[:len(batch)]
     return compute, f"OpenVINO, {'bfloat16' if bfloat16 else 'float32'} on cpu"

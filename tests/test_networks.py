@@ -129,7 +129,7 @@ def crops(photos, backbone):
 def test_compiled_it_gives_the_same_vectors(backbone, crops):
     compute, engine = backbone.fast
     assert engine == "OpenVINO, float32 on cpu" or not engine.startswith("OpenVINO")
-    for batch in (crops[:8], crops[8:]):
+    for batch in (crops, crops[:8], crops[:1]):
         assert np.allclose(compute(batch), backbone.plain[0](batch), atol=1e-3)
 
 

@@ -72,17 +72,17 @@ def test_a_batch_of_bad_ones_only(tmp_path, photos, backbone):
 
 def test_a_worker_holds_one_whole_photo_at_a_time(photos, backbone, monkeypatch):
     """A photo of 48 megapixels takes 144 MB; eight of them on each core filled the memory."""
-    alive, most, load = weakref.WeakSet(), [], pil_loader
+    seen, alive, load = [], [], pil_loader
 
     def listen(path, small):
         photo = load(path, small)
-        alive.add(photo)
-        most.append(len(alive))
+        seen.append(weakref.ref(photo))
+        alive.append(sum(one() is not None for one in seen))
         return photo
     monkeypatch.setattr(networks, "pil_loader", listen)
     files = [photo_path(name, photos) for name in list_photos(photos)[0][:BATCH]]
     backbone.embed_files(files, backbone.plain[0])
-    assert len(most) == BATCH and max(most) <= 2
+    assert len(alive) == BATCH and max(alive) <= 2
 
 
 def test_the_cores_are_those_that_this_process_may_use(monkeypatch):
@@ -121,7 +121,7 @@ folder, emb_filename = map(Path, sys.argv[1:])
 finished = helpers.Backbone.embed_files
 def embed_files(self, files, compute):
     result = finished(self, files, compute)
-    os.write(1, b"finished a batch\n")
+    os.write(2, b"finished a batch\n")
     return result
 helpers.Backbone.embed_files = embed_files
 backbone = helpers.load_backbone("efficientnet_lite1")
@@ -148,10 +148,10 @@ def interrupted(folder, emb_filename, stop, after):
     """
     process = start(folder, emb_filename)
     for _ in range(after):
-        assert process.stdout.readline() == "finished a batch\n"
+        assert process.stderr.readline() == "finished a batch\n"
     process.send_signal(stop)
     out, err = process.communicate(timeout=60)
-    return after + out.count("finished"), out + err
+    return after + err.count("finished"), out + err
 
 
 def went_on_from(emb_filename, many, backbone, monkeypatch):
@@ -197,17 +197,20 @@ def test_a_full_disk_is_met_before_the_work(tmp_path, many):
     limit = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n"
     out, err = start(many, tmp_path / "e", limit + RUN).communicate()
     last = err.splitlines()[-1]
-    assert "OSError: could not write e." in last and "make room" in last and "finished" not in out
+    assert "OSError: could not write e." in last and "make room" in last and "finished" not in err
     assert not [name for name in os.listdir(tmp_path) if not name.endswith(".lock")]
 
 
 @pytest.mark.slow
 def test_two_processes_do_not_mix(tmp_path, many, backbone):
-    one = start(many, tmp_path / "e")
-    assert one.stdout.readline() == "finished a batch\n"
+    slowly = RUN.replace("    result =", "    __import__('time').sleep(0.3)\n    result =")
+    assert slowly != RUN
+    one = start(many, tmp_path / "e", slowly)
+    assert one.stderr.readline() == "finished a batch\n"
     other = start(many, tmp_path / "e")
     assert "another notebook or program is embedding these photos" in other.communicate()[1]
-    assert one.wait() == 0
+    one.communicate()
+    assert one.returncode == 0
     unbroken = extract_embeddings(list_photos(many)[0], backbone, images=many)
     assert torch.equal(helpers.load_embeddings(tmp_path / "e")[1], unbroken[1])
 

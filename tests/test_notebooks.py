@@ -124,7 +124,8 @@ def test_notebooks_with_resnet50(tmp_path, monkeypatch):
         ignore=shutil.ignore_patterns(".ipynb_checkpoints"),
     )
     shutil.copytree(HERE / "lookalike", checkout / "lookalike")
-    shutil.copy(HERE / "helpers.py", checkout)  # without the shipped pickle: notebook 01 makes all
+    for file in ("helpers.py", helpers.EMB_FILENAME.name):
+        shutil.copy(HERE / file, checkout)
     printed = {}
     for path in sorted((checkout / "notebooks").glob("0[1-4]*.ipynb")):
         notebook = nbformat.read(path, 4)

@@ -9,6 +9,8 @@ what it is given. What the notebooks use and do not show lies in lookalike/, a r
 import copy
 import functools
 import operator
+import sys
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,17 +18,26 @@ import faiss
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.font_manager import fontManager
 from PIL import Image
 from sklearn.decomposition import PCA
 
-from lookalike import AnyPath
+from lookalike import AnyPath, readable
 from lookalike.embeddings import EMB_FILENAME, load_embeddings, read_embeddings, save_embeddings
 from lookalike.extraction import embeddings_file, extract_embeddings, up_to_date
+from lookalike.folders import from_here, get_images, list_photos, photo_path, read_labels
 from lookalike.networks import Backbone, load_backbone, same_network
-from lookalike.photos import Neighbour, check_size, get_images, list_photos, photo_path
-from lookalike.photos import pil_loader, read_labels, upright_rgb
+from lookalike.photos import Neighbour, check_size, pil_loader, upright_rgb
 from lookalike.quality import has_kind, label_precision, nearest_of_each
 
+if sys.platform == "darwin":  # see lookalike/__init__.py
+    faiss.omp_set_num_threads(1)
+# for labels and names that matplotlib's own font cannot write: those of them that are installed
+FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic",
+         "PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "WenQuanYi Zen Hei",
+         "Droid Sans Fallback", "Arial Unicode MS", "Noto Emoji", "Segoe UI Emoji")
+plt.rcParams["font.family"] += sorted({font.name for font in fontManager.ttflist} & {*FONTS},
+                                      key=FONTS.index)
 
 Query = int | AnyPath | Image.Image  # a photo's number, its path, or a picture
 
@@ -96,7 +107,7 @@ class Catalogue:
             return None, upright_rgb(query)
         if isinstance(query, (str, Path)):
             return self._find_path(query)
-        if isinstance(query, bool) or not hasattr(query, "__index__"):
+        if not _is_whole(query):
             raise TypeError(f"the query is a {type(query).__name__}: give a photo's number, its "
                             "path, or a PIL image")
         last = len(self.img_names) - 1
@@ -105,7 +116,9 @@ class Catalogue:
     def _find_path(self, query):
         if not str(query):
             raise ValueError("the query is an empty string: give a photo's number or path")
-        path = Path(query).expanduser()
+        if "://" in str(query):
+            raise ValueError(f"{query!r} is an address: download the photo, and give its path")
+        path = from_here(query)
         names, images = [str(query)], self.images.resolve()
         place = path.parent.resolve() / path.name  # not path.resolve(): a link is a photo itself
         if place.is_relative_to(images):
@@ -113,6 +126,9 @@ class Catalogue:
         for name in names:
             if name in self.img_names:
                 return self.img_names.index(name), None
+        if str(query).isdecimal() and not path.exists():
+            raise FileNotFoundError(f"no photo is called {str(query)!r}: if you mean photo number "
+                                    f"{query} of the catalogue, leave the quotes out")
         return None, pil_loader(path, small=True)
 
     def query_vector(self, own: int | None, photo: Image.Image | None, factors: int) -> np.ndarray:
@@ -126,11 +142,17 @@ class Catalogue:
         return pca.transform(vector).astype(np.float32)
 
 
+def _is_whole(value):
+    """Not True, and not an array: both can be asked for an index."""
+    return hasattr(value, "__index__") and not isinstance(value, bool) and \
+        not getattr(value, "ndim", 0)
+
+
 def _whole(value, what, least, most, why):
     """The value as an int, or an error that says what is allowed."""
     allowed = f"a whole number from {least} to {most:,}" if most is not None else \
         f"a whole number, {least} or more"
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    if not _is_whole(value):
         raise TypeError(f"{what} is {value!r}, and must be {allowed}: {why}")
     number = operator.index(value)
     if number < least or (most is not None and number > most):
@@ -267,43 +289,89 @@ def search(query: Query, factors: int, catalogue: Catalogue | None = None) -> li
         As for `nearest`.
     catalogue
         Where to search; without it, what `open_catalogue()` opens.
+
+    Without a screen, as in a script on a server, the four are printed.
     """
+    return compare(query, [factors], catalogue)[0]
+
+
+def compare(query: Query, factors: list[int],
+            catalogue: Catalogue | None = None) -> list[list[Neighbour]]:
+    """Draw the query once, and beside it its four nearest at each number of factors."""
     catalogue = _given(catalogue)
     own, photo = catalogue.find(query)
-    neighbours = _neighbours(catalogue, own, photo, factors, 4)
-    main_image(photo if own is None else photo_path(catalogue.img_names[own], catalogue.images),
-               "Query")
-    similar_images([n.index for n in neighbours], f"faiss compressed {factors}", catalogue)
-    return neighbours
+    found = [_neighbours(catalogue, own, photo, n, 4) for n in factors]
+    first, *others = _figure(len(factors) + 1)
+    if own is None:
+        _draw(first.subplots(), photo, _short(photo))
+    else:
+        _draw(first.subplots(), *_numbered(own, catalogue))
+    first.suptitle("Query")
+    for place, n, neighbours in zip(others, factors, found):
+        _draw_grid(place, [one.index for one in neighbours], f"faiss compressed {n}", catalogue)
+        if _no_screen():
+            print(f"faiss compressed {n}:", *neighbours, sep="\n  ")
+    _show()
+    return found
 
 
 def main_image(img_path: AnyPath | Image.Image, desc: str) -> None:
     """Draw one photo (a path, or a PIL image) under the title `desc`."""
-    plt.figure(figsize=(3, 3.4), facecolor="white")
-    _draw(plt.gca(), img_path)
-    plt.title(desc, fontsize=13)
-    plt.tight_layout()
-    plt.show()
+    photo = img_path if isinstance(img_path, Image.Image) else pil_loader(img_path)
+    (place,) = _figure(1)
+    _draw(place.subplots(), photo, _short(photo))
+    place.suptitle(desc, parse_math=False)
+    _show()
 
 
 def similar_images(indices: list[int], suptitle: str, catalogue: Catalogue | None = None) -> None:
     """Draw up to four photos of the catalogue, given by their numbers, two by two."""
-    catalogue = _given(catalogue)
-    plt.figure(figsize=(5, 6), facecolor="white")
-    for plotnumber, index in enumerate(indices[:4], start=1):
-        ax = plt.subplot(2, 2, plotnumber)
-        _draw(ax, photo_path(catalogue.img_names[index], catalogue.images), catalogue.labels[index])
-    plt.suptitle(suptitle, fontsize=13)
-    plt.tight_layout()
-    plt.show()
+    (place,) = _figure(1)
+    _draw_grid(place, indices, suptitle, _given(catalogue))
+    _show()
 
 
-def _draw(ax, photo, label=""):
-    """A photo without axes; below it the label and as much of the file's name as fits."""
-    photo = photo if isinstance(photo, Image.Image) else pil_loader(photo)
+def _figure(parts):
+    """The parts of a figure, side by side, that fits a laptop's screen."""
+    figure = plt.figure(figsize=(3.6 * parts, 4.8), facecolor="white", layout="constrained")
+    return figure.subfigures(1, parts, squeeze=False)[0]
+
+
+def _draw_grid(place, indices, suptitle, catalogue):
+    for ax, index in zip(place.subplots(2, 2).flat, [*indices, None, None, None, None]):
+        if index is None:
+            ax.axis("off")
+        else:
+            _draw(ax, *_numbered(index, catalogue))
+    place.suptitle(suptitle, parse_math=False)
+
+
+def _numbered(index, catalogue):
+    """(Photo, caption): its number, to go on with, and its label, or its name if it has none."""
+    photo = pil_loader(photo_path(catalogue.img_names[index], catalogue.images))
+    return photo, f"{index}: {catalogue.labels[index] or _short(photo)}"
+
+
+def _short(photo):
+    """As much of the file's name as fits below a photo."""
     name = Path(getattr(photo, "filename", "")).name
+    return name if len(name) <= 24 else f"{name[:8]}...{name[-8:]}"
+
+
+def _draw(ax, photo, caption):
     ax.imshow(photo)
-    short = name if len(name) <= 24 else f"{name[:8]}...{name[-8:]}"
-    ax.set_xlabel("\n".join(filter(None, [label, short])), fontsize=9)
+    ax.set_xlabel(readable(caption), fontsize=9, parse_math=False)
     ax.set_xticks([])
     ax.set_yticks([])
+
+
+def _no_screen():
+    return plt.get_backend().lower() == "agg"
+
+
+def _show():
+    with warnings.catch_warnings():  # of a missing screen, and of signs that no font has
+        warnings.simplefilter("ignore", UserWarning)
+        plt.show()
+    if _no_screen():  # or a loop of searches would fill the memory
+        plt.close()

@@ -35,7 +35,7 @@ class Refused(ValueError):
 def save_embeddings(emb_filename: AnyPath, img_names: list[str], img_emb_tensors: torch.Tensor,
                     backbone: Backbone, labels: dict[str, str] | None = None,
                     stats: dict[str, list] | None = None, skipped: dict[str, str] | None = None,
-                    overwrite: bool = False) -> None:
+                    images: AnyPath = "", overwrite: bool = False) -> None:
     """Write names, vectors and what made them in the safetensors format, which cannot hold code.
 
     The file is replaced whole or not at all.
@@ -48,6 +48,8 @@ def save_embeddings(emb_filename: AnyPath, img_names: list[str], img_emb_tensors
         For a name, its label, and its file's [size in bytes, modification time in ns].
     skipped
         For the name of a photo that could not be read, why.
+    images
+        The folder of the photos, if the file is kept of that folder.
     overwrite
         Whether to replace a file that is there.
 
@@ -65,6 +67,12 @@ def save_embeddings(emb_filename: AnyPath, img_names: list[str], img_emb_tensors
         raise FileExistsError(f"{path.name} is there already: give another name, or overwrite=True")
     about = {key: getattr(backbone, attribute) for key, attribute in MADE_BY.items()}
     about |= {"labels": labels or {}, "stats": stats or {}, "skipped": skipped or {}}
+    write_embeddings(path, img_names, img_emb_tensors, about | {"folder": str(images)})
+
+
+def write_embeddings(path: Path, img_names: list[str], img_emb_tensors: torch.Tensor,
+                     about: dict) -> None:
+    """Write what `read_embeddings` returns, and clear away the rows of its unfinished run."""
     vectors = _check(img_names, img_emb_tensors, about).contiguous()
     text = json.dumps({"img_names": list(img_names), **about})
     content = save({"img_emb_tensors": vectors}, {"embeddings": text})
@@ -102,7 +110,7 @@ def read_embeddings(emb_filename: AnyPath, trusted: bool = False) -> Embeddings:
     A safetensors file of `save_embeddings` holds nothing that runs. Of pickles only the one that
     came with this tutorial is read, known by its SHA-256, since `pickle.load` of a stranger's does
     whatever it says. `trusted=True` reads one that you made yourself. `about` holds "backbone",
-    "weights", "fingerprint", "labels", "stats" and "skipped", each where the file has it.
+    "weights", "fingerprint", "labels", "stats", "skipped" and "folder", each where the file has it.
 
     Raises FileNotFoundError, or Refused (a ValueError) for a file that is not taken.
     """
@@ -161,7 +169,8 @@ def _check(names, vectors, about):
         raise Refused(f"{int((~small).sum())} vectors hold NaN, infinity or numbers over "
                       f"{LARGEST:.0e}, the first that of {names[int(small.int().argmin())]!r}")
     labels, skipped, stats = (about.get(key, {}) for key in ("labels", "skipped", "stats"))
-    texts = [about.get(key, "") for key in MADE_BY] + [*labels.values(), *skipped.values()]
+    texts = [about.get(key, "") for key in (*MADE_BY, "folder")]
+    texts += [*labels.values(), *skipped.values()]
     if not all(isinstance(text, str) for text in texts) or not isinstance(stats, dict):
         raise Refused("what stands beside the vectors is not what save_embeddings writes")
     return vectors

@@ -1,4 +1,5 @@
 """Many photos to vectors, on all cores, so that nothing done is done twice."""
+import contextlib
 import hashlib
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -9,12 +10,12 @@ import torch
 from joblib import cpu_count
 from tqdm import tqdm
 
-import lookalike
-from lookalike import AnyPath
+from lookalike import AnyPath, home, readable
 from lookalike.embeddings import EMB_FILENAME, Embeddings, kept_rows, read_embeddings
-from lookalike.embeddings import save_embeddings
+from lookalike.embeddings import Refused, save_embeddings, write_embeddings
+from lookalike.folders import list_photos, photo_path, photo_stat, read_labels
 from lookalike.networks import BATCH, Backbone, load_backbone, same_network
-from lookalike.photos import BadPhoto, list_photos, photo_path, photo_stat, read_labels
+from lookalike.photos import BadPhoto
 
 
 Extracted = tuple[list[str], torch.Tensor, dict[str, str]]  # names, vectors, {name: why skipped}
@@ -100,7 +101,7 @@ def without_skipped(names: list[str], vectors: np.ndarray, why: list[str]) -> Ex
     skipped = {name: reason for name, reason in zip(names, why, strict=True) if reason}
     if skipped:
         print(f"Embedded {len(good)} of {len(names)} photos; skipped {len(skipped)}:")
-        lines = [f"  {name}: {reason}" for name, reason in skipped.items()]
+        lines = [readable(f"  {name}: {reason}") for name, reason in skipped.items()]
         print(*lines[:20], *([f"  and {len(lines) - 20} more"] * (len(lines) > 20)), sep="\n")
     return [names[i] for i in good], torch.from_numpy(vectors[good]), skipped
 
@@ -111,7 +112,7 @@ def embeddings_file(images: AnyPath, backbone: Backbone | None = None) -> Path:
     folder = str(Path(images).resolve())
     tuned = f"-{backbone.fingerprint}" if backbone is not None and backbone.base else ""
     name = f"{Path(folder).name}-{hashlib.sha256(folder.encode()).hexdigest()[:8]}{tuned}"
-    return lookalike.HERE / "embeddings" / f"{name}.safetensors"
+    return home() / "embeddings" / f"{name}.safetensors"
 
 
 def up_to_date(images: Path, backbone: Backbone | None = None) -> Embeddings:
@@ -122,6 +123,8 @@ def up_to_date(images: Path, backbone: Backbone | None = None) -> Embeddings:
     """
     stats = {name: photo_stat(photo_path(name, images)) for name in list_photos(images)[0]}
     path = embeddings_file(images, backbone)
+    if not path.exists():
+        _take_over(path, images, stats)
     names, vectors, about = _on_disk(path, backbone)
     then, skipped = about.get("stats", {}), about.get("skipped", {})
     known = {name for name in (*names, *skipped)
@@ -138,8 +141,30 @@ def up_to_date(images: Path, backbone: Backbone | None = None) -> Embeddings:
         raise BadPhoto(images, f"none of its {len(stats)} photos can be used")
     skipped = {name: why for name, why in skipped.items() if name in known} | made[2]
     save_embeddings(path, sorted(rows), torch.stack([rows[name] for name in sorted(rows)]),
-                    backbone, read_labels(images), stats, skipped, overwrite=True)
+                    backbone, read_labels(images), stats, skipped, images.resolve(), overwrite=True)
     return read_embeddings(path)
+
+
+def left_over() -> list[Path]:
+    """List the files in embeddings/ whose folder of photos is gone; they may be deleted."""
+    gone = []
+    for file in sorted((home() / "embeddings").glob("*.safetensors")):
+        with contextlib.suppress(Refused):
+            folder = read_embeddings(file)[2].get("folder")
+            gone += [file] if folder and not Path(folder).is_dir() else []
+    return gone
+
+
+def _take_over(path, images, stats):
+    """A folder that was renamed, or moved, goes on with the embeddings that are kept of it."""
+    for file in left_over():
+        names, vectors, about = read_embeddings(file)
+        # a tuned backbone's file has a longer ending: see embeddings_file
+        same_kind = len(file.stem.rpartition("-")[2]) == len(path.stem.rpartition("-")[2])
+        if same_kind and any(stats.get(name) == about["stats"].get(name, "") for name in names):
+            write_embeddings(path, names, vectors, about | {"folder": str(images.resolve())})
+            file.unlink()
+            return
 
 
 def _same_file(then, now):

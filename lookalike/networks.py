@@ -10,7 +10,9 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
+from urllib.request import getproxies
 
 import numpy as np
 import torch
@@ -19,7 +21,8 @@ from PIL import Image
 from torchvision import transforms as T
 
 from lookalike import AnyPath
-from lookalike.photos import BadPhoto, from_here, pil_loader
+from lookalike.folders import from_here
+from lookalike.photos import BadPhoto, pil_loader
 
 BATCH = 4  # photos a batch: of 1 to 16 the quickest for EfficientNet-Lite1, as good for ResNet50
 MANY = 300  # photos from which on the seconds that OpenVINO takes to compile are won back
@@ -113,8 +116,9 @@ def load_backbone(name: str = "resnet50", weights: AnyPath | None = None) -> Bac
     name
         "resnet50" (2,048 features) or "efficientnet_lite1" (1,280).
     weights
-        The path of a state dict (torchvision's key names for ResNet50). Without it ResNet50
-        takes the path in the environment variable RESNET50_WEIGHTS, else torchvision's
+        The path of a state dict (torchvision's key names for ResNet50). A checkpoint that has it
+        under "state_dict", "module." before its names, or no classifier will do. Without a path
+        ResNet50 takes the one in the environment variable RESNET50_WEIGHTS, else torchvision's
         ResNet50_Weights.DEFAULT, downloaded once; EfficientNet-Lite1 those of its package.
 
     Raises
@@ -130,17 +134,26 @@ def load_backbone(name: str = "resnet50", weights: AnyPath | None = None) -> Bac
         raise ValueError(f"no backbone is called {name!r}: take one of {', '.join(BACKBONES)}")
     build, head, crop, mean, std, state, weights = BACKBONES[name](weights)
     network = build(num_classes=len(state.get(f"{head}.bias", range(1000))))
+    classifier = getattr(network, head)
+    n_features = classifier.in_features
+    if f"{head}.weight" not in state:  # saved without it
+        classifier = _NoClassifier()
+        setattr(network, head, classifier)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"the weights {weights!r} do not fit {name}: {error}"[:400]) from None
-    classifier = getattr(network, head)
     setattr(network, head, torch.nn.Identity())  # the article: 'exclude the classifier'
     fingerprint = hashlib.sha256()
     for key in sorted(state):
         fingerprint.update(key.encode() + state[key].contiguous().numpy().tobytes())
     return Backbone(name, network.eval(), crop, mean, std, classifier.eval(),
-                    classifier.in_features, weights, fingerprint.hexdigest()[:16])
+                    n_features, weights, fingerprint.hexdigest()[:16])
+
+
+class _NoClassifier(torch.nn.Module):
+    def forward(self, _):
+        raise ValueError("these weights were saved without a classifier, so they give no logits")
 
 
 def same_network(backbone: Backbone, about: dict) -> Backbone:
@@ -178,23 +191,38 @@ def _efficientnet_lite1(weights):
 BACKBONES = {"resnet50": _resnet50, "efficientnet_lite1": _efficientnet_lite1}
 
 
+BROKEN = (RuntimeError, ValueError, EOFError, AttributeError, KeyError, pickle.UnpicklingError)
+
+
 def _read_state(path):
+    """Weights by name; checkpoints of a training have them under "state_dict", with "module."."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
-    except (RuntimeError, ValueError, EOFError, AttributeError, pickle.UnpicklingError):
-        raise ValueError(f"{Path(path).name!r} holds no weights that torch loads safely") from None
+        return {key.removeprefix("module."): value.float() if value.is_floating_point() else value
+                for key, value in state.get("state_dict", state).items()}
+    except BROKEN:
+        raise ValueError(
+            f"{Path(path).name!r} holds no weights that can be loaded safely. A whole model, as "
+            "torch.save(model) writes it, runs code when it is read: where you trust it, load it "
+            "yourself, and save its numbers with torch.save(model.state_dict(), file)") from None
 
 
 def _torchvision_state(weights):
     """torchvision's own download; by itself it would wait for minutes on a dead network."""
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(10)
+    cached = Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
+    instead = "or take efficientnet_lite1, whose weights are installed"
     try:
         return weights.get_state_dict(progress=True, check_hash=True)
-    except (OSError, RuntimeError) as error:
-        raise OSError(f"no weights of ResNet50 ({error}): connect, set RESNET50_WEIGHTS to a state "
-                      "dict, or take efficientnet_lite1, whose weights are installed") from error
+    except (*BROKEN, OSError, HTTPException) as error:
+        if cached.is_file():
+            raise OSError(f"{cached} is broken ({type(error).__name__}): delete it, so that it is "
+                          f"downloaded anew, {instead}") from error
+        proxies = " and ".join(f"{way}_proxy" for way in getproxies())
+        check = f" (what {proxies} says is used: is it right?)" if proxies else ""
+        raise OSError(f"no weights of ResNet50 ({error}): connect{check}, set RESNET50_WEIGHTS to "
+                      f"a state dict, {instead}") from error
     finally:
         socket.setdefaulttimeout(patience)
 

@@ -26,7 +26,7 @@ def open_milvus(uri: AnyPath | None = None) -> Any:
     """
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from pymilvus import MilvusClient, MilvusException
-    local = lookalike.HERE / "embeddings" / "fashion_milvus.db"
+    local = lookalike.home() / "embeddings" / "fashion_milvus.db"
     uri = str(uri or os.environ.get("MILVUS_URI") or local)
     if "://" not in uri:
         Path(uri).parent.mkdir(parents=True, exist_ok=True)

@@ -46,6 +46,7 @@ def test_save_then_load(tmp_path, backbone):
         "labels": {"images/a.jpg": "Hat"},
         "stats": {"images/a.jpg": [12, 34]},
         "skipped": {"images/broken.jpg": "the file is empty"},
+        "folder": "",
     }
 
 

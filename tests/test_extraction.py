@@ -13,7 +13,8 @@ import torch
 
 import helpers
 from helpers import extract_embeddings, list_photos, open_catalogue, photo_path, pil_loader
-from lookalike import HERE, networks
+import lookalike
+from lookalike import HERE, extraction, networks
 from lookalike.networks import BATCH
 
 
@@ -304,6 +305,59 @@ def test_nothing_but_broken_photos(home, monkeypatch):
     monkeypatch.setenv("FASHION_IMAGES", str(home / "mine"))
     with pytest.raises(ValueError, match="mine: none of its 1 photos can be used"):
         open_catalogue()
+
+
+def test_a_folder_that_was_renamed(own, asked, home, monkeypatch):
+    """Its embeddings go along, its labels too, and nothing is left behind."""
+    before = open_catalogue()
+    asked.clear()
+    for name in ("renamed", "and once more"):
+        own = own.rename(home / name)
+        monkeypatch.setenv("FASHION_IMAGES", str(own))
+        after = open_catalogue()
+        assert torch.equal(before.img_emb_tensors, after.img_emb_tensors) and asked == []
+        assert [p.name.rpartition("-")[0] for p in (home / "embeddings").iterdir()] == [name]
+        assert extraction.left_over() == []
+
+
+def test_what_is_left_of_a_folder_that_is_gone(own, asked, home, monkeypatch, photos):
+    open_catalogue()
+    (file,) = (home / "embeddings").iterdir()
+    other = home / "other"
+    other.mkdir()
+    for path in sorted(photos.glob("*.jpg"))[20:24]:
+        shutil.copy(path, other)
+    shutil.rmtree(own)
+    (home / "embeddings" / "broken.safetensors").write_bytes(b"12345678{")
+    asked.clear()
+    monkeypatch.setenv("FASHION_IMAGES", str(other))
+    assert len(open_catalogue().img_names) == len(asked) == 4, "other photos, other vectors"
+    assert extraction.left_over() == [file]
+
+
+def test_a_copy_of_a_folder_is_a_folder_of_its_own(own, asked, home, monkeypatch):
+    open_catalogue()
+    shutil.copytree(own, home / "copy")
+    monkeypatch.setenv("FASHION_IMAGES", str(home / "copy"))
+    open_catalogue()
+    assert len(list((home / "embeddings").iterdir())) == 2
+
+
+def test_a_checkout_that_may_not_be_written_to(own, home, monkeypatch, capsys):
+    def temporary_file(dir):
+        raise PermissionError
+
+    monkeypatch.setattr(lookalike.tempfile, "TemporaryFile", temporary_file)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    lookalike._writable.cache_clear()
+    try:
+        open_catalogue()
+        open_catalogue()
+    finally:
+        lookalike._writable.cache_clear()
+    said = [line for line in capsys.readouterr().out.splitlines() if "written to" in line]
+    assert len(said) == 1 and "cache" in said[0]
+    assert not (home / "embeddings").exists() and list(home.glob("cache/**/mine-*.safetensors"))
 
 
 def test_another_network_is_asked_for(own, asked, tmp_path, monkeypatch):

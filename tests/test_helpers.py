@@ -1,5 +1,6 @@
 """PCA, the index, search and the grids."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -25,15 +26,19 @@ from lookalike.photos import BadPhoto
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures that were shown, for each the titles and captions of its axes."""
+    """The figures that were shown: for each of their parts its title and the captions."""
     import matplotlib.pyplot as plt
 
     figures = []
 
     def show():
         figure = plt.gcf()
+        figure.canvas.draw()
         figures.append(
-            [figure.get_suptitle()] + [(ax.get_title(), ax.get_xlabel()) for ax in figure.axes]
+            [
+                (part.get_suptitle(), [ax.get_xlabel() for ax in part.axes if ax.images])
+                for part in figure.subfigs
+            ]
         )
         plt.close(figure)
 
@@ -101,7 +106,7 @@ def test_factors_out_of_range(catalogue, factors):
         build_compressed_index(factors)
 
 
-@pytest.mark.parametrize("factors", [2.5, "300", None, True])
+@pytest.mark.parametrize("factors", [2.5, "300", None, True, np.arange(3)])
 def test_factors_of_the_wrong_type(catalogue, factors):
     with pytest.raises(TypeError, match="factors is .*whole number from 1 to 56"):
         search(3, factors)
@@ -174,13 +179,38 @@ def test_query_out_of_range(catalogue, query):
 
 @pytest.mark.parametrize(
     "query, kind",
-    [(1.0, "float"), (None, "NoneType"), ([1], "list"), (b"a.jpg", "bytes"), (True, "bool")],
+    [
+        (1.0, "float"),
+        (None, "NoneType"),
+        ([1], "list"),
+        (b"a.jpg", "bytes"),
+        (True, "bool"),
+        (np.zeros((1, 1280)), "ndarray"),
+        (torch.zeros(1280), "Tensor"),
+    ],
 )
 def test_query_of_the_wrong_type(catalogue, query, kind):
     with pytest.raises(
         TypeError, match=f"query is a {kind}: give a photo's number, its path, or a PIL image"
     ):
         search(query, 20)
+
+
+def test_queries_that_are_meant_otherwise(catalogue, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="'7': if you mean photo number 7.*quotes"):
+        search("7", 20)
+    with pytest.raises(ValueError, match="'https://example.org/a.jpg' is an address: download"):
+        search("https://example.org/a.jpg", 20)
+    assert search(np.int64(7), 20) == search(np.array(7), 20) == search(7, 20)
+
+
+def test_a_photo_in_the_checkout_is_found_from_anywhere(
+    catalogue, photos, home, monkeypatch, tmp_path_factory
+):
+    (home / "t-shirt.jpg").write_bytes((photos / "new-00.jpg").read_bytes())
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert nearest("t-shirt.jpg", 20) == nearest(photos / "new-00.jpg", 20)
 
 
 def test_picture_that_would_fill_the_memory(catalogue):
@@ -289,20 +319,81 @@ def test_search_opens_the_catalogue_by_itself(catalogue, drawn, monkeypatch):
 
 # ---- drawing ---------------------------------------------------------------------------------
 def test_search_draws_the_query_and_two_by_two(catalogue, drawn):
+    """One figure; the captions are the numbers to go on with, and the labels."""
     found = search(3, 20)
-    (_, query), (title, *grid) = drawn
-    assert query == ("Query", catalogue.img_names[3].split("/")[1])
-    assert title == "faiss compressed 20"
-    assert [caption.split("\n") for _, caption in grid] == [
-        [n.label, n.name.split("/")[1]] for n in found
+    captions = [f"{one.index}: {one.label}" for one in found]
+    assert drawn == [
+        [("Query", [f"3: {catalogue.labels[3]}"]), ("faiss compressed 20", captions)]
     ]
+
+
+def test_two_numbers_of_factors_side_by_side(catalogue, drawn):
+    found = helpers.compare(3, [20, 2])
+    assert found == [nearest(3, 20), nearest(3, 2)]
+    ((query, *grids),) = drawn
+    assert query[0] == "Query" and [title for title, _ in grids] == [
+        "faiss compressed 20",
+        "faiss compressed 2",
+    ]
+
+
+def test_the_figure_fits_a_laptops_screen(catalogue, monkeypatch):
+    import matplotlib.pyplot as plt
+
+    sizes = []
+    monkeypatch.setattr(plt, "show", lambda: sizes.append(plt.gcf().get_size_inches() * 100))
+    search(3, 20)
+    helpers.compare(3, [20, 2])
+    assert all(height <= 640 for _, height in sizes) and sizes[0][0] <= 1000
+
+
+def test_fewer_than_four_are_drawn(catalogue, photos, embedded, drawn):
+    names, vectors = embedded
+    few = Catalogue(photos, names[:3], vectors[:3], ["Hat", "", "Hat"], {})
+    search(0, 1, few)
+    assert len(drawn[0][1][1]) == 2
+    assert any(caption == "1: bag-01.jpg" for caption in drawn[0][1][1]), "no label: the name"
+
+
+def test_any_text_can_be_drawn(catalogue, photos, drawn, tmp_path, recwarn):
+    """Dollars are no formula, and a sign that no font has is no warning."""
+    for name in ("$5 & $x_$.jpg", "платье.jpg", "裙子 👗.jpg"):
+        (tmp_path / name).write_bytes((photos / "hat-00.jpg").read_bytes())
+        helpers.main_image(tmp_path / name, "$Que^^ry$ $")
+        search(tmp_path / name, 20)
+        assert drawn[-1][0][1] == [name]
+    helpers.similar_images([0, 1], "$a^^$ $")
+    assert drawn[-1][0][0] == "$a^^$ $"
+    assert [str(one.message) for one in recwarn if "Glyph" in str(one.message)] == []
+
+
+@pytest.mark.slow
+def test_a_script_without_a_screen(home, photos, embedded, backbone, tmp_path):
+    """It prints what was found, warns of nothing and leaves no figures behind."""
+    save_embeddings(tmp_path / "e.safetensors", *embedded, backbone)
+    program = (
+        "import sys, helpers, matplotlib.pyplot as plt\n"
+        "c = helpers.open_catalogue(sys.argv[1], images=sys.argv[2])\n"
+        "for i in range(3): found = helpers.search(i, 20, c)\n"
+        "print(plt.get_fignums(), found[0])"
+    )
+    environment = {key: value for key, value in os.environ.items() if "DISPLAY" not in key}
+    environment.pop("MPLBACKEND", None)
+    ran = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "e.safetensors"), str(photos)],
+        cwd=HERE, capture_output=True, text=True, env=environment,
+    )
+    assert ran.returncode == 0 and ran.stderr == "", ran.stderr
+    lines = ran.stdout.splitlines()
+    assert lines.count("faiss compressed 20:") == 3
+    assert lines[-1] == "[] " + lines[-5].strip()
 
 
 def test_long_names_are_shortened(catalogue, photos, drawn, tmp_path):
     path = tmp_path / "4285fab0-751a-4b74-8e9b-43af05deee22.jpg"
     path.write_bytes((photos / "hat-00.jpg").read_bytes())
     helpers.main_image(str(path), "Query")
-    assert drawn[0][1] == ("Query", "4285fab0...ee22.jpg")
+    assert drawn == [[("Query", ["4285fab0...ee22.jpg"])]]
 
 
 def test_gray_photos_are_drawn_gray(catalogue, photos, monkeypatch):
@@ -317,7 +408,7 @@ def test_gray_photos_are_drawn_gray(catalogue, photos, monkeypatch):
     monkeypatch.setattr(
         plt,
         "show",
-        lambda: shown.append(np.asarray(plt.gca().images[0].get_array())) or plt.close(),
+        lambda: shown.append(np.asarray(plt.gcf().axes[0].images[0].get_array())) or plt.close(),
     )
     helpers.main_image(photo_path(catalogue.img_names[gray], photos), "Query")
     assert shown[0].ndim == 3 and (shown[0][..., 0] == shown[0][..., 2]).all()
@@ -336,7 +427,7 @@ def test_a_query_from_outside_is_decoded_once(catalogue, photos, drawn, monkeypa
         path, small))
     search(str(photos / "new-00.jpg"), 20)
     assert opened.count("new-00.jpg") == 1 and len(opened) == 5
-    assert drawn[0][1] == ("Query", "new-00.jpg")
+    assert drawn[0][0] == ("Query", ["new-00.jpg"])
 
 
 # ---- what people meet when they look at it ---------------------------------------------------

@@ -75,6 +75,7 @@ def test_a_network_that_leads_nowhere_is_given_up_within_seconds(tmp_path, monke
             "Weights",
             (),
             {
+                "url": "http://127.0.0.1/resnet50.pth",
                 "get_state_dict": staticmethod(
                     lambda **_: torch.hub.load_state_dict_from_url(
                         f"http://127.0.0.1:{silent.getsockname()[1]}/resnet50.pth",
@@ -95,6 +96,60 @@ def test_weights_that_do_not_fit(tmp_path):
     (tmp_path / "mine.pth").write_text("no weights")
     with pytest.raises(ValueError, match="mine.pth"):
         load_backbone("resnet50", tmp_path / "mine.pth")
+
+
+@pytest.mark.slow
+def test_checkpoints_as_trainings_save_them(tmp_path):
+    """Under "state_dict", with "module." of several graphics cards, or without a classifier."""
+    state = torch.load(random_resnet50(tmp_path / "mine.pth"))
+    plain = load_backbone("resnet50", tmp_path / "mine.pth")
+    torch.save({"epoch": 3, "state_dict": {f"module.{key}": value for key, value in state.items()}},
+               tmp_path / "checkpoint.pth")
+    same = load_backbone("resnet50", tmp_path / "checkpoint.pth")
+    assert same.fingerprint == plain.fingerprint
+    torch.save({k: v for k, v in state.items() if not k.startswith("fc.")}, tmp_path / "cut.pth")
+    cut = load_backbone("resnet50", tmp_path / "cut.pth")
+    photo = [Image.new("RGB", (300, 300), "teal")]
+    assert cut.n_features == 2048 and torch.equal(cut.embed(photo), plain.embed(photo))
+    with pytest.raises(ValueError, match="without a classifier"):
+        cut.classifier(cut.embed(photo))
+
+
+@pytest.mark.slow
+def test_a_whole_model_is_refused_in_our_words(tmp_path):
+    from torchvision.models import resnet50
+
+    torch.save(resnet50(), tmp_path / "model.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    torch.save({"epoch": 3}, tmp_path / "epoch.pth")
+    for name in ("model.pth", "list.pth", "epoch.pth"):
+        with pytest.raises(ValueError, match=f"'{name}' holds no weights.*state_dict") as said:
+            load_backbone("resnet50", tmp_path / name)
+        assert "weights_only" not in str(said.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>Please log in</html>", b"PK\3\4cut off"])
+def test_a_broken_file_in_torchs_cache_is_named(tmp_path, monkeypatch, content):
+    from torchvision.models import ResNet50_Weights
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.delenv("RESNET50_WEIGHTS", raising=False)
+    cached = tmp_path / "checkpoints" / ResNet50_Weights.DEFAULT.url.rpartition("/")[2]
+    cached.parent.mkdir()
+    cached.write_bytes(content)
+    with pytest.raises(OSError, match=f"{cached} is broken.*delete it.*efficientnet_lite1"):
+        load_backbone("resnet50")
+
+
+@pytest.mark.parametrize("proxy", ["http://proxy:80 80", "http://proxy:port"])
+def test_a_misspelt_proxy_is_named(tmp_path, monkeypatch, proxy):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.delenv("RESNET50_WEIGHTS", raising=False)
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, proxy)
+    monkeypatch.setattr("urllib.request._opener", None)  # it keeps what it read the first time
+    with pytest.raises(OSError, match="https_proxy.*is it right.*efficientnet_lite1"):
+        load_backbone("resnet50")
 
 
 def test_unknown_backbone():

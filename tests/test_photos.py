@@ -1,24 +1,15 @@
 """A file to an upright RGB image, or a sentence that says why not; a folder; its download."""
 
-import hashlib
-import io
 import os
-import shutil
-import threading
+import struct
 import time
 import warnings
-import zipfile
 import zlib
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-import requests
 from PIL import Image
 
-import helpers
-import lookalike.photos as photos_room
-from lookalike import stand_in
 from lookalike.photos import BadPhoto, pil_loader
 
 
@@ -79,6 +70,96 @@ def test_float_tiff_is_not_all_black(tmp_path, scale):
     ramp = np.tile(np.linspace(0, scale, 200, dtype=np.float32), (50, 1))
     pixels = loaded(Image.fromarray(ramp), tmp_path / "a.tiff")
     assert pixels[:, 0].max() == 0 and pixels[:, -1].min() == 255
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_tiff_of_fewer_bits_than_it_could_hold(gradient, tmp_path, bits):
+    """Scanners and microscopes write 8 or 12 bits into 16."""
+    values = np.linspace(0, 2**bits - 1, 40 * 60).astype(np.uint16).reshape(40, 60)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    img = pil_loader(tmp_path / "a.tif")
+    assert img.getpixel((0, 0)) == (0, 0, 0) and min(img.getpixel((59, 39))) >= 254
+    assert 120 < img.getpixel((30, 20))[0] < 136, "the middle of the range is gray"
+
+
+@pytest.mark.parametrize("top", [1.0, 255.0])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_float_rgb_tiff(tmp_path, top, planar):
+    import tifffile
+    values = np.zeros((40, 60, 3), np.float32)
+    values[:, 30:], values[0, 0] = [top, top / 2, 0], [np.nan, top, top]
+    given = values if planar == "contig" else np.moveaxis(values, -1, 0).copy()
+    tifffile.imwrite(tmp_path / "a.tif", given, photometric="rgb", planarconfig=planar)
+    img = pil_loader(tmp_path / "a.tif")
+    assert img.size == (60, 40) and img.getpixel((59, 39)) == (255, 127, 0)
+    assert img.getpixel((0, 39)) == (0, 0, 0)
+    (tmp_path / "b.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:300])
+    refused(tmp_path / "b.tif", "damaged")
+
+
+def test_bmp_whose_alpha_is_all_0(tmp_path):
+    """32 bits, the last 8 of them unused: with them the photo would be all white."""
+    pixels = bytes([20, 40, 200, 0]) * 100
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    header = struct.pack("<IiiHHIIiiII", 108, 10, 10, 1, 32, 3, 400, 0, 0, 0, 0) + masks
+    header += b"BGRs" + bytes(48)
+    (tmp_path / "a.bmp").write_bytes(
+        b"BM" + struct.pack("<IHHI", 14 + 108 + 400, 0, 0, 14 + 108) + header + pixels)
+    assert Image.open(tmp_path / "a.bmp").mode == "RGBA"
+    assert pil_loader(tmp_path / "a.bmp").getpixel((5, 5)) == (200, 40, 20)
+
+
+@pytest.mark.parametrize("name", ["a.heic", "a.avif", "a.jfif", "a.jpe"])
+def test_what_phones_and_browsers_save(gradient, tmp_path, name):
+    gradient.save(tmp_path / name, {"heic": "HEIF", "avif": "AVIF"}.get(name[2:], "JPEG"))
+    img = pil_loader(tmp_path / name)
+    assert img.mode == "RGB" and img.size == gradient.size
+    assert np.abs(np.asarray(img, int) - np.asarray(gradient, int)).mean() < 6
+
+
+# a profile as Display P3 and Adobe RGB have it: primaries as XYZ (D50), a white point, a gamma
+PRIMARIES = {"Display P3": [(0.51512, 0.2412, -0.00105), (0.29198, 0.69225, 0.04189),
+                            (0.1571, 0.06657, 0.78407)],
+             "sRGB": [(0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708),
+                      (0.14307, 0.06061, 0.7141)]}
+
+
+def profile(name, gamma=2.2):
+    def fixed(*values):
+        return b"".join(struct.pack(">i", round(v * 65536)) for v in values)
+
+    def text(words):
+        return b"desc" + struct.pack(">II", 0, len(words) + 1) + words.encode() + bytes(80)
+
+    curve = b"curv" + struct.pack(">IIHH", 0, 1, round(gamma * 256), 0)
+    parts = {b"desc": text(name), b"cprt": b"text" + bytes(8),
+             b"wtpt": b"XYZ " + bytes(4) + fixed(0.9642, 1, 0.8249)}
+    for colour, primary in zip(b"rgb", PRIMARIES[name]):
+        parts[bytes([colour]) + b"XYZ"] = b"XYZ " + bytes(4) + fixed(*primary)
+        parts[bytes([colour]) + b"TRC"] = curve
+    table, data, at = b"", b"", 128 + 4 + 12 * len(parts)
+    for tag, part in parts.items():
+        part += bytes(-len(part) % 4)
+        table += tag + struct.pack(">II", at + len(data), len(part))
+        data += part
+    size = at + len(data)
+    head = struct.pack(">I4sI4s4s4s", size, b"lcms", 0x02400000, b"mntr", b"RGB ", b"XYZ ")
+    head += struct.pack(">6H4s", 2026, 1, 1, 0, 0, 0, b"acsp") + bytes(28)
+    head += fixed(0.9642, 1, 0.8249)
+    return head.ljust(128, b"\0") + struct.pack(">I", len(parts)) + table + data
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_colours_by_the_photos_profile(tmp_path, mode):
+    """Of this red, (220, 29, 40) on every screen, a P3 file holds (201, 56, 54)."""
+    p3 = Image.new(mode, (40, 60), (201, 56, 54, 255)[:len(mode)])
+    p3.save(tmp_path / "a.png", icc_profile=profile("Display P3"))
+    assert np.abs(np.subtract(pil_loader(tmp_path / "a.png").getpixel((5, 5)), (220, 29, 40))
+                  ).max() <= 4
+    p3.save(tmp_path / "b.png", icc_profile=profile("sRGB"))
+    assert pil_loader(tmp_path / "b.png").getpixel((5, 5)) == (201, 56, 54), "not touched"
+    p3.save(tmp_path / "c.png", icc_profile=b"no profile at all")
+    assert pil_loader(tmp_path / "c.png").getpixel((5, 5)) == (201, 56, 54)
 
 
 def test_exif_turn(gradient, tmp_path):
@@ -223,182 +304,3 @@ def test_folder(tmp_path):
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="jacket.jpg.*check its name"):
         pil_loader(tmp_path / "jacket.jpg")
-
-
-def test_folder_without_a_photo(tmp_path):
-    (tmp_path / "notes.txt").write_text("no photos yet")
-    with pytest.raises(FileNotFoundError, match="no photo in .*jpg"):
-        helpers.list_photos(tmp_path)
-
-
-def test_photos_without_a_label_are_kept_aside(photos):
-    img_names, new_photos = helpers.list_photos(photos)
-    assert len(img_names) == 56 and new_photos == ["images/new-00.jpg", "images/new-01.jpg"]
-    assert set(img_names) == set(helpers.read_labels(photos))
-
-
-def test_a_folder_of_ones_own_needs_no_labels(tmp_path, gradient):
-    (tmp_path / "summer").mkdir()
-    gradient.save(tmp_path / "summer" / "a.JPG")
-    gradient.save(tmp_path / "b.png")
-    assert helpers.list_photos(tmp_path) == (["images/b.png", "images/summer/a.JPG"], [])
-
-
-# ---- where the photos come from: a server on this machine ------------------------------------
-FILES = {
-    "images/a.jpg": b"first photo",
-    "images/b.jpg": b"second photo",
-    "images.csv": b"image,sender_id,label,kids\na,1,Hat,False\n",
-}
-
-
-def archive(files):
-    data = io.BytesIO()
-    with zipfile.ZipFile(data, "w") as z:
-        for name, content in {**files, "README.md": b"not a photo"}.items():
-            z.writestr(f"clothing-dataset-7ed86a9/{name}", content)
-    return data.getvalue()
-
-
-SUM = hashlib.sha256(
-    "".join(
-        sorted(
-            f"{hashlib.sha256(content).hexdigest()}  {name.split('/')[-1]}\n"
-            for name, content in FILES.items()
-        )
-    ).encode()
-).hexdigest()
-
-
-@pytest.fixture
-def server():
-    """serve(body, length) gives the address of a server that announces `length` bytes and sends
-    `body`.
-    """
-    servers = []
-
-    def serve(body, length=None, status=200):
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                self.send_response(status)
-                self.send_header("Content-Length", str(length or len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_):
-                pass
-
-        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
-        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{servers[-1].server_address[1]}/photos.zip"
-
-    yield serve
-    for one in servers:
-        one.shutdown()
-        one.server_close()
-
-
-def test_good_download(server, tmp_path):
-    photos_room.download_photos(tmp_path / "images", server(archive(FILES)), SUM)
-    assert sorted(p.name for p in (tmp_path / "images").iterdir()) == [
-        "a.jpg",
-        "b.jpg",
-        "images.csv",
-    ]
-    assert helpers.read_labels(tmp_path / "images") == {"images/a.jpg": "Hat"}
-    assert [p.name for p in tmp_path.iterdir()] == ["images"]
-
-
-@pytest.mark.parametrize(
-    "body, options, error, words",
-    [
-        (
-            archive(FILES)[:200],
-            {"length": 5000},
-            OSError,
-            "IncompleteRead|Connection",
-        ),  # the connection breaks half-way
-        (b"", {"status": 404}, requests.HTTPError, "404"),
-        (b"<html>Please log in to the Wi-Fi</html>", {}, OSError, "not a zip"),
-        (archive({**FILES, "images/b.jpg": b"another photo"}), {}, ValueError, "not the data set"),
-        (archive({"images/a.jpg": b"first photo"}), {}, ValueError, "not the data set"),
-    ],
-)
-def test_bad_download_leaves_nothing(server, tmp_path, body, options, error, words):
-    with pytest.raises(error, match=words):
-        photos_room.download_photos(tmp_path / "images", server(body, **options), SUM)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_interrupted_download_leaves_nothing(server, tmp_path, monkeypatch):
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(shutil, "unpack_archive", stop)
-    with pytest.raises(KeyboardInterrupt):
-        photos_room.download_photos(tmp_path / "images", server(archive(FILES)), SUM)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_names_in_the_archive_cannot_climb_out(server, tmp_path):
-    with pytest.raises(ValueError, match="1 files, is not the data set"):
-        photos_room.download_photos(
-            tmp_path / "images",
-            server(archive({"images/../../a.jpg": b"x", "images/b.jpg": b"y"})),
-            SUM,
-        )
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_own_folder_comes_first(home, photos, monkeypatch, capsys):
-    (home / "images").mkdir()
-    monkeypatch.setenv("FASHION_IMAGES", str(photos))
-    assert helpers.get_images() == photos.resolve()
-    assert "FASHION_IMAGES" in capsys.readouterr().out
-
-
-def test_own_folder_relative_to_the_checkout(home, photos, monkeypatch, tmp_path_factory):
-    """Notebooks run in notebooks/, and the reader gave the path from the folder above."""
-    (home / "mine").symlink_to(photos)
-    monkeypatch.chdir(tmp_path_factory.mktemp("notebooks"))
-    monkeypatch.setenv("FASHION_IMAGES", "mine")
-    assert helpers.get_images() == photos.resolve()
-
-
-def test_own_folder_must_exist(home, monkeypatch):
-    monkeypatch.setenv("FASHION_IMAGES", "/no/such/folder")
-    with pytest.raises(FileNotFoundError, match="/no/such/folder"):
-        helpers.get_images()
-
-
-def test_images_before_download(home, monkeypatch, capsys):
-    (home / "images").mkdir()
-    monkeypatch.setattr(
-        photos_room, "download_photos", lambda images: pytest.fail("downloaded again")
-    )
-    assert helpers.get_images() == home / "images"
-    assert capsys.readouterr().out.count("\n") == 1
-
-
-def test_download_before_stand_in(home, server, monkeypatch):
-    download = photos_room.download_photos
-    monkeypatch.setattr(
-        photos_room, "download_photos", lambda images: download(images, server(archive(FILES)), SUM)
-    )
-    assert helpers.get_images() == home / "images" and (home / "images" / "a.jpg").exists()
-
-
-def test_stand_in_without_a_network(home, monkeypatch, capsys):
-    def no_network(images):
-        raise requests.ConnectionError
-
-    monkeypatch.setattr(photos_room, "download_photos", no_network)
-    monkeypatch.setattr(stand_in.draw_catalogue, "__defaults__", (2, 1, iter))
-    assert helpers.get_images() == home / "drawn_images"
-    said = capsys.readouterr().out
-    assert said.count("\n") == 1 and "stand in" in said and "FASHION_IMAGES" in said
-    drawn = {p: p.stat().st_mtime_ns for p in (home / "drawn_images").iterdir()}
-    helpers.get_images()
-    assert drawn == {p: p.stat().st_mtime_ns for p in (home / "drawn_images").iterdir()}, (
-        "drawn once, not at every call"
-    )

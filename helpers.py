@@ -10,7 +10,6 @@ import copy
 import functools
 import operator
 import sys
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,13 +17,14 @@ import faiss
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.font_manager import fontManager
 from PIL import Image
 from sklearn.decomposition import PCA
 
-from lookalike import AnyPath, readable
+from lookalike import AnyPath, home, readable
 from lookalike.embeddings import EMB_FILENAME, load_embeddings, read_embeddings, save_embeddings
+from lookalike.exercises import not_yet
 from lookalike.extraction import embeddings_file, extract_embeddings, up_to_date
+from lookalike.figures import no_screen, show
 from lookalike.folders import from_here, get_images, list_photos, photo_path, read_labels
 from lookalike.networks import Backbone, load_backbone, same_network
 from lookalike.photos import Neighbour, check_size, pil_loader, upright_rgb
@@ -32,12 +32,6 @@ from lookalike.quality import has_kind, label_precision, nearest_of_each
 
 if sys.platform == "darwin":  # see lookalike/__init__.py
     faiss.omp_set_num_threads(1)
-# for labels and names that matplotlib's own font cannot write: those of them that are installed
-FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic",
-         "PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "WenQuanYi Zen Hei",
-         "Droid Sans Fallback", "Arial Unicode MS", "Noto Emoji", "Segoe UI Emoji")
-plt.rcParams["font.family"] += sorted({font.name for font in fontManager.ttflist} & {*FONTS},
-                                      key=FONTS.index)
 
 Query = int | AnyPath | Image.Image  # a photo's number, its path, or a picture
 
@@ -52,6 +46,7 @@ class Catalogue:
     labels: list[str]               # N labels, '' where there is none
     about: dict                     # what made the vectors, see `read_embeddings`
     _last: tuple = field(default=(0, []), init=False)
+    _held: list = field(default_factory=list, init=False)
 
     def __repr__(self):
         return (f"Catalogue: {len(self.img_names):,} photos, {self.img_emb_tensors.shape[1]:,} "
@@ -62,6 +57,36 @@ class Catalogue:
     def most_factors(self) -> int:
         """The smaller of photos and features."""
         return min(self.img_emb_tensors.shape)
+
+    def photo(self, index: int) -> Image.Image:
+        """Decode photo number `index`, at the size that a figure needs."""
+        return pil_loader(photo_path(self.img_names[index], self.images), small=True)
+
+    def at_hand(self, query: int, factors: int) -> tuple[int, int]:
+        """Give an example's numbers back, or what a smaller catalogue has instead, and say so."""
+        here = min(query, len(self.img_names) - 1), min(factors, self.most_factors)
+        if here != (query, factors):
+            print(f"{len(self.img_names):,} photos: number {here[0]} and {here[1]} factors stand "
+                  f"in for {query} and {factors}")
+        return here
+
+    def new_photos(self) -> list[Path]:
+        """List photos to ask with that are not in the catalogue: those that the table leaves out.
+
+        Where no table says which, the last of the catalogue, a quarter or 16 of them, are taken
+        out of it until it is opened again, and that is said.
+        """
+        new = list_photos(self.images)[1] or self._held
+        stay = len(self.img_names) - min(16, len(self.img_names) // 4)
+        if not new and stay < len(self.img_names):
+            new = self._held = self.img_names[stay:]
+            self.img_names, self.labels = self.img_names[:stay], self.labels[:stay]
+            self.img_emb_tensors, self._last = self.img_emb_tensors[:stay], (0, [])
+            for fitted in ("pca", "compressed"):
+                vars(self).pop(fitted, None)
+            print(f"No table says which photos are new: the last {len(new)} are held back as "
+                  f"such, and {stay} stay in the catalogue")
+        return [photo_path(name, self.images) for name in new or self.img_names[-1:]]
 
     @functools.cached_property
     def pca(self) -> PCA:
@@ -309,9 +334,9 @@ def compare(query: Query, factors: list[int],
     first.suptitle("Query")
     for place, n, neighbours in zip(others, factors, found):
         _draw_grid(place, [one.index for one in neighbours], f"faiss compressed {n}", catalogue)
-        if _no_screen():
+        if no_screen():
             print(f"faiss compressed {n}:", *neighbours, sep="\n  ")
-    _show()
+    show()
     return found
 
 
@@ -321,19 +346,19 @@ def main_image(img_path: AnyPath | Image.Image, desc: str) -> None:
     (place,) = _figure(1)
     _draw(place.subplots(), photo, _short(photo))
     place.suptitle(desc, parse_math=False)
-    _show()
+    show()
 
 
 def similar_images(indices: list[int], suptitle: str, catalogue: Catalogue | None = None) -> None:
     """Draw up to four photos of the catalogue, given by their numbers, two by two."""
     (place,) = _figure(1)
     _draw_grid(place, indices, suptitle, _given(catalogue))
-    _show()
+    show()
 
 
 def _figure(parts):
     """The parts of a figure, side by side, that fits a laptop's screen."""
-    figure = plt.figure(figsize=(3.6 * parts, 4.8), facecolor="white", layout="constrained")
+    figure = plt.figure(figsize=(3.4 * parts, 4.8), facecolor="white", layout="constrained")
     return figure.subfigures(1, parts, squeeze=False)[0]
 
 
@@ -348,7 +373,7 @@ def _draw_grid(place, indices, suptitle, catalogue):
 
 def _numbered(index, catalogue):
     """(Photo, caption): its number, to go on with, and its label, or its name if it has none."""
-    photo = pil_loader(photo_path(catalogue.img_names[index], catalogue.images))
+    photo = catalogue.photo(index)
     return photo, f"{index}: {catalogue.labels[index] or _short(photo)}"
 
 
@@ -363,15 +388,3 @@ def _draw(ax, photo, caption):
     ax.set_xlabel(readable(caption), fontsize=9, parse_math=False)
     ax.set_xticks([])
     ax.set_yticks([])
-
-
-def _no_screen():
-    return plt.get_backend().lower() == "agg"
-
-
-def _show():
-    with warnings.catch_warnings():  # of a missing screen, and of signs that no font has
-        warnings.simplefilter("ignore", UserWarning)
-        plt.show()
-    if _no_screen():  # or a loop of searches would fill the memory
-        plt.close()

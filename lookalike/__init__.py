@@ -6,6 +6,8 @@
     extraction.py  many photos to vectors, and a folder kept up to date
     embeddings.py  vectors on disk
     quality.py     how good neighbours are, by their labels
+    figures.py     what figures need of the machine: fonts, a screen
+    exercises.py   what the exercises' checks share
     tuning.py      a head trained on the photos (notebook 06)
     scale.py       the same search in Milvus, the same extraction over Ray (notebook 07)
     stand_in.py    the drawn catalogue, for machines that cannot download photos

@@ -27,6 +27,22 @@ def projection_head(n_features: int, n_out: int = 512) -> nn.Sequential:
                          nn.RMSNorm(n_out, elementwise_affine=False))
 
 
+class KindAndLook(nn.Module):
+    """The old vector and the tuned one side by side, (B, n_features) to (B, n_features + n_out).
+
+    Each is scaled to length 1, and the tuned one then to `weight`: near 0 the look decides, far
+    above 1 the kind.
+    """
+
+    def __init__(self, head: nn.Module, weight: float):
+        super().__init__()
+        self.head, self.weight = head, float(weight)
+
+    def forward(self, x):
+        old, tuned = nn.functional.normalize(x), nn.functional.normalize(self.head(x))
+        return torch.cat([old, self.weight * tuned], dim=1)
+
+
 def train_epochs(network: nn.Module, inputs: torch.Tensor, labels: Sequence[str],
                  epochs: int = 60, batch: int = 512, learning_rate: float = 1e-3, seed: int = 0
                  ) -> Iterator[float]:
@@ -101,17 +117,19 @@ def save_tuned(filename: AnyPath, backbone: Backbone, head: nn.Module,
     backbone
         What the head was trained on; the file says which, and which weights of it.
     head
-        As `projection_head` makes it.
+        As `projection_head` makes it, or that in a `KindAndLook`.
     last_block
         ResNet50's `layer4`, if that was trained as well.
 
     Source: huggingface.co/docs/safetensors.
     """
-    modules = {"head": head} | ({"layer4": last_block} if last_block else {})
+    weight = {"weight": repr(head.weight)} if isinstance(head, KindAndLook) else {}
+    modules = {"head": head.head if weight else head}
+    modules |= {"layer4": last_block} if last_block else {}
     tensors = {f"{part}.{key}": value.contiguous() for part, module in modules.items()
                for key, value in module.state_dict().items()}
     belongs = {key: getattr(backbone, attribute) for key, attribute in MADE_BY.items()}
-    content = save(tensors, belongs)
+    content = save(tensors, belongs | weight)
     replace_whole(Path(filename), lambda f: f.write(content))
 
 
@@ -131,7 +149,10 @@ def load_tuned(filename: AnyPath, backbone: Backbone | None = None) -> Backbone:
         name, fingerprint = belongs["backbone"], belongs["fingerprint"]
         head = projection_head(tensors["head.2.weight"].shape[1], len(tensors["head.6.bias"]))
         head.load_state_dict(_part("head.", tensors))
-    except (SafetensorError, KeyError, RuntimeError) as error:
+        n_out, weight = len(tensors["head.6.bias"]), belongs.get("weight")
+        if weight:
+            n_out, head = n_out + head[2].in_features, KindAndLook(head, float(weight))
+    except (ValueError, SafetensorError, KeyError, RuntimeError) as error:
         raise ValueError(f"{path.name} is damaged, or save_tuned did not write it ({error}): train "
                          "it anew in notebook 06") from None
     backbone = backbone or load_backbone(name)
@@ -141,11 +162,11 @@ def load_tuned(filename: AnyPath, backbone: Backbone | None = None) -> Backbone:
     network, last_block = copy.deepcopy(backbone.network), _part("layer4.", tensors)
     if last_block:
         network.layer4.load_state_dict(last_block)
-    content = hashlib.sha256(fingerprint.encode())
+    content = hashlib.sha256((fingerprint + (weight or "")).encode())
     for key in sorted(tensors):
         content.update(key.encode() + tensors[key].numpy().tobytes())
     return replace(backbone, network=nn.Sequential(network, head).eval(), base=fingerprint,
-                   n_features=len(tensors["head.6.bias"]), last_block=bool(last_block),
+                   n_features=n_out, last_block=bool(last_block),
                    weights=f"{backbone.weights}, tuned by {path.name}",
                    fingerprint=content.hexdigest()[:16])
 

@@ -3,9 +3,11 @@
 With the real photos and the embeddings that we ship, the reference is what is saved in the
 notebooks. With the drawn stand-in it is tests/stand_in_outputs.json, which
 tests/record_stand_in.py writes. With photos or embeddings of your own there is none, and the
-cells are only run. Notebook 07 is skipped where requirements-scale.txt is not installed, and makes
-64,000 vectors where a reader makes two million. Words, names, order and whole numbers must be the
-same; numbers with a decimal point may differ by 0.005 or 0.5 %, since processors round differently.
+cells are only run. Where there is a reference the exercises are solved as well: wrong answers
+must not be taken, the folded solution must. Notebook 07 is skipped where requirements-scale.txt
+is not installed, and makes 64,000 vectors where a reader makes two million. Words, names, order
+and whole numbers must be the same; numbers with a decimal point may differ by 0.005 or 0.5 %,
+since processors round differently.
 """
 import importlib.util
 import json
@@ -39,6 +41,32 @@ def smaller(source):
     return source
 
 
+WRONG = "-5, 1.55, '3', (10**9, 1), (1, 1), True, float('nan'), float('inf'), [], {}, None"
+
+
+def answered(source, solution):
+    """An exercise's cell that also gives wrong answers, and then the folded solution."""
+    check = source.splitlines()[-1]
+    code = re.search("```python\n(.*?)```", solution.source, re.S).group(1)
+    return (f"{source}\nfor wrong in ({WRONG}):\n"
+            f"    assert not {check.partition('(')[0]}(wrong).startswith('right'), wrong\n"
+            f"{code}\nassert {check}.startswith('right'), {check}")
+
+
+def give_answers(cells):
+    """Let the exercises of the notebooks be solved as they run."""
+    for path in {cell.parent.path for cell in cells}:
+        all_cells, solved, number = nbformat.read(path, 4).cells, {}, -1
+        for one, after in zip(all_cells, all_cells[1:]):
+            number += one.cell_type == "code"
+            if one.cell_type == "code" and "  # your answer" in one.source:
+                solved[number] = answered(one.source, after)
+        assert solved or path.name.startswith("01b"), f"{path.name} has no exercise"
+        for cell in cells:
+            if cell.parent.path == path and cell.cell_num in solved:
+                cell.cell.source = solved[cell.cell_num]
+
+
 def printed(outputs):
     """What a cell printed and returned, as one text."""
     return "".join(out["text"] if out["output_type"] == "stream" else
@@ -62,6 +90,8 @@ def pytest_collection_modifyitems(items):
         return
     kind = reference()
     print(f"\nNotebooks: every cell is run; those tagged are compared with: {kind}")
+    if kind != "none":
+        give_answers(cells)
     for cell in cells:
         cell.add_marker(pytest.mark.slow)
         cell.cell.source = smaller(cell.cell.source)

@@ -96,6 +96,23 @@ def test_the_file_gives_back_the_same_recommender(tmp_path, backbone):
     assert [p.name for p in tmp_path.iterdir()] == ["head.safetensors"]
 
 
+def test_kind_and_look(tmp_path, backbone):
+    """Side by side, and the file keeps the weight."""
+    head, x = trained()[0], vectors()
+    tuning.save_tuned(tmp_path / "both.safetensors", backbone, tuning.KindAndLook(head, 0.7))
+    tuned = tuning.load_tuned(tmp_path / "both.safetensors")
+    assert tuned.n_features == 1280 + 512
+    with torch.inference_mode():
+        both, new = tuned.network[-1](x), head(x)
+    cosines = torch.nn.functional.cosine_similarity(x[0], x[1], dim=0), (
+        torch.nn.functional.cosine_similarity(new[0], new[1], dim=0)
+    )
+    distance = 2 * (1 - cosines[0]) + 0.7**2 * 2 * (1 - cosines[1])
+    assert torch.allclose(((both[0] - both[1]) ** 2).sum(), distance, atol=1e-3)
+    tuning.save_tuned(tmp_path / "more.safetensors", backbone, tuning.KindAndLook(head, 0.8))
+    assert tuning.load_tuned(tmp_path / "more.safetensors").fingerprint != tuned.fingerprint
+
+
 def test_another_backbone_is_refused(tmp_path, backbone):
     tuning.save_tuned(tmp_path / "head.safetensors", backbone, trained()[0])
     for other in (replace(backbone, fingerprint="0"), replace(backbone, name="resnet50")):

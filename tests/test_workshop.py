@@ -1,0 +1,127 @@
+"""The workshop's box: the check before one comes, the stick, the slides."""
+
+import ast
+import re
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from lookalike import HERE
+
+sys.path.insert(0, str(HERE / "workshop"))
+import check  # noqa: E402
+import slides  # noqa: E402
+import stick  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def nothing_to_mend(monkeypatch):
+    monkeypatch.setattr(check, "to_mend", [])
+
+
+# ---- run this before you come ----------------------------------------------------------------
+def test_the_check_starts_on_an_old_python(monkeypatch, capsys):
+    ast.parse((HERE / "workshop" / "check.py").read_text(encoding="utf-8"), feature_version=(3, 8))
+    monkeypatch.setattr(sys, "version_info", (3, 10, 4))
+    assert not check.check_python()
+    assert "MEND    Python                3.10.4" in capsys.readouterr().out
+    assert check.to_mend[0].startswith("Python 3.10.4 is too old: install 3.11 or newer")
+
+
+def test_the_check_needs_nothing_installed():
+    """-S: without the site-packages."""
+    ran = subprocess.run([sys.executable, "-S", HERE / "workshop" / "check.py"],
+                         capture_output=True, text=True)
+    assert ran.returncode == 1 and ran.stderr == ""
+    last = ran.stdout.splitlines()[-1]
+    assert last.startswith("- Missing: torch, torchvision, faiss-cpu,") and "OK" not in ran.stdout
+
+
+def test_one_package_is_missing_and_one_does_not_fit(monkeypatch, tmp_path):
+    (tmp_path / "requirements.txt").write_text("numpy>=1\nfaiss-cpu-of-mars>=1\ntqdm>=99\n")
+    monkeypatch.setattr(check, "HERE", tmp_path)
+    assert not check.check_packages()
+    missing, broken = check.to_mend
+    assert missing.startswith("Missing: faiss-cpu-of-mars;")
+    assert re.match(r"Not working: tqdm \(4\.\S+, needed >=99\);", broken)
+
+
+def test_the_check_downloads_no_photos(home, monkeypatch):
+    monkeypatch.setattr(check, "HERE", home)
+    check.check_photos()
+    assert "no photos yet" in check.to_mend[0] and list(home.iterdir()) == []
+    monkeypatch.setenv("FASHION_IMAGES", "/no/such/folder")
+    check.check_photos()
+    assert check.to_mend[1].startswith("FASHION_IMAGES says /no/such/folder")
+
+
+def test_photos_without_their_table(home, monkeypatch, capsys):
+    names = sorted(check.shipped())[:3]
+    (home / "images").mkdir()
+    for name in names:
+        Image.new("RGB", (30, 40)).save(home / name)
+    monkeypatch.setattr(check, "HERE", home)
+    check.check_photos()
+    assert check.to_mend[0].startswith("images/ came without its table: copy images.csv")
+    key = names[0].removeprefix("images/").removesuffix(".jpg")
+    (home / "images.csv").write_text(f"image,label\n{key},Hat\n")
+    check.check_photos()
+    assert len(check.to_mend) == 1 and "3 in images/, 1 with a label" in capsys.readouterr().out
+
+
+def test_all_is_well(capsys):
+    assert check.check_python() and check.check_packages()
+    check.check_machine()
+    check.check_search()
+    assert check.to_mend == []
+    assert "1352 T-Shirt, 1334 T-Shirt, 4886 T-Shirt, 3334 T-Shirt" in capsys.readouterr().out
+
+
+# ---- the stick -------------------------------------------------------------------------------
+def test_the_stick(home, photos, tmp_path_factory, monkeypatch, capsys):
+    target, ran = tmp_path_factory.mktemp("stick"), []
+    monkeypatch.setattr(stick.subprocess, "run", lambda command, check: ran.append(command))
+    monkeypatch.setenv("FASHION_IMAGES", str(photos))
+    monkeypatch.setattr(sys, "argv", ["stick.py", str(target), "--system", "windows",
+                                      "--python", "3.12"])
+    stick.main()
+    (command,) = ran
+    assert command[1:4] == ["-m", "pip", "download"] and "win_amd64" in command
+    assert command[command.index("--python-version") + 1] == "3.12"
+    tutorial = target / "tutorial"
+    for file in ("helpers.py", "README.md", "notebooks/01_feature_extraction.ipynb",
+                 "fashion_images_embs.pickle", "images/images.csv", "images/hat-00.jpg"):
+        assert (tutorial / file).is_file(), file
+    assert not (tutorial / ".git").exists() and not (tutorial / ".venv").exists()
+    page = (target / "START.md").read_text(encoding="utf-8")
+    assert 'pip install --no-index --find-links "..\\wheels" -r requirements.txt' in page
+    assert "py -3.12 -m venv .venv" in page
+
+
+def test_the_table_beside_the_photos_comes_along(home, tmp_path, monkeypatch):
+    (home / "mine").mkdir()
+    Image.new("RGB", (30, 40)).save(home / "mine" / "a.jpg")
+    (home / "images.csv").write_text("image,label\na,Hat\n")
+    monkeypatch.setenv("FASHION_IMAGES", str(home / "mine"))
+    stick.photos(tmp_path / "images")
+    assert sorted(p.name for p in (tmp_path / "images").iterdir()) == ["a.jpg", "images.csv"]
+
+
+# ---- slides ----------------------------------------------------------------------------------
+def test_ten_slides_of_the_saved_notebooks(tmp_path):
+    slides.write_slides(tmp_path / "slides.html")
+    page = (tmp_path / "slides.html").read_text(encoding="utf-8")
+    assert page.count("<section") == page.count('<img src="data:image/') == 10
+    assert "http" not in page, "it is shown where there is no network"
+
+
+@pytest.mark.slow
+def test_all_notebooks_as_html(tmp_path):
+    slides.write_html(tmp_path / "html")
+    pages = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "html").iterdir()}
+    assert len(pages) == len(list((HERE / "notebooks").glob("*.ipynb")))
+    first = pages["01_feature_extraction.html"]
+    assert 'href="02_pca_compression.html"' in first and '<script src="http' not in first
+    assert "data:image/svg+xml;base64" in first, "the way at its head is inside"

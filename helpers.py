@@ -22,6 +22,7 @@ from sklearn.decomposition import PCA
 
 from lookalike import AnyPath, home, readable
 from lookalike.embeddings import EMB_FILENAME, load_embeddings, read_embeddings, save_embeddings
+from lookalike.errors import short_tracebacks
 from lookalike.exercises import not_yet
 from lookalike.extraction import embeddings_file, extract_embeddings, up_to_date
 from lookalike.figures import no_screen, show
@@ -30,6 +31,7 @@ from lookalike.networks import Backbone, load_backbone, same_network
 from lookalike.photos import Neighbour, check_size, pil_loader, upright_rgb
 from lookalike.quality import has_kind, label_precision, nearest_of_each
 
+short_tracebacks()
 if sys.platform == "darwin":  # see lookalike/__init__.py
     faiss.omp_set_num_threads(1)
 

@@ -6,6 +6,7 @@
     extraction.py  many photos to vectors, and a folder kept up to date
     embeddings.py  vectors on disk
     quality.py     how good neighbours are, by their labels
+    errors.py      errors in a notebook, short
     figures.py     what figures need of the machine: fonts, a screen
     exercises.py   what the exercises' checks share
     tuning.py      a head trained on the photos (notebook 06)

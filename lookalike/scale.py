@@ -88,6 +88,7 @@ def insert_into_milvus(client: Any, factors: int, catalogue: Any,
         index_params.add_index("vector", index_type="FLAT", metric_type="L2")
         client.create_collection(collection, schema=schema, index_params=index_params,
                                  consistency_level="Strong")
+    client.load_collection(collection)  # one that was made before waits on disk
     rows = [{"name": name, "label": label, "vector": vector} for name, label, vector in zip(
         catalogue.img_names, catalogue.labels, catalogue.compressed[:, :factors], strict=True)]
     for start in tqdm(range(0, len(rows), batch), desc="Batches of photos to Milvus"):
@@ -119,7 +120,9 @@ def nearest_in_milvus(client: Any, query: Any, factors: int, catalogue: Any,
     vector = catalogue.query_vector(own, photo, factors)
     number = {name: i for i, name in enumerate(catalogue.img_names)}
     only = "" if kind is None else f"label == {json.dumps(kind, ensure_ascii=False)}"
-    hits = client.search(milvus_collection(catalogue, factors), vector, limit=k + 1,
+    collection = milvus_collection(catalogue, factors)
+    client.load_collection(collection)
+    hits = client.search(collection, vector, limit=k + 1,
                          output_fields=["label"], filter=only)[0]
     found = [Neighbour(hit["name"], hit["entity"]["label"], hit["distance"],
                        number.get(hit["name"], -1)) for hit in hits]
@@ -172,6 +175,16 @@ class _Embedder:
         return {"row": batch["row"], "vector": vectors, "why": np.array(why)}
 
 
+def _init(ray, **options):
+    try:
+        ray.init(**options)
+    except (OSError, ValueError, RuntimeError):
+        raise
+    except Exception:  # it gives its parts 30 s to start, and on a slow disk the first time is over
+        ray.shutdown()
+        ray.init(**options)
+
+
 def _start_ray():
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of what is as it should be
     import ray
@@ -181,8 +194,8 @@ def _start_ray():
             host, _, port = address.removeprefix("ray://").rpartition(":")
             if host:  # ray.init itself would try for minutes
                 socket.create_connection((host, int(port)), timeout=5).close()
-            ray.init(runtime_env={"py_modules": [str(Path(lookalike.__file__).parent)]},
-                     logging_level=logging.ERROR, log_to_driver=False)
+            _init(ray, runtime_env={"py_modules": [str(Path(lookalike.__file__).parent)]},
+                  logging_level=logging.ERROR, log_to_driver=False)
         except (OSError, ValueError, RuntimeError) as error:
             raise ConnectionError(
                 f"no Ray cluster answers at RAY_ADDRESS={address!r} ({error}). Start one with 'ray "

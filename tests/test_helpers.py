@@ -312,6 +312,31 @@ def test_a_pickle_of_other_photos(home, photos, backbone, embedded, monkeypatch,
         open_catalogue(tmp_path / "e")
 
 
+def test_examples_fit_what_is_there(catalogue, capsys):
+    capsys.readouterr()
+    assert catalogue.at_hand(3, 20) == (3, 20) and capsys.readouterr().out == ""
+    assert catalogue.at_hand(100, 300) == (55, 56)
+    assert "56 photos: number 55 and 56 factors stand in for 100 and 300" in capsys.readouterr().out
+
+
+def test_new_photos(catalogue, photos, home, tmp_path, capsys, monkeypatch):
+    """Those that the table leaves out; where there is none, some are held back until reopened."""
+    assert [path.name for path in catalogue.new_photos()] == ["new-00.jpg", "new-01.jpg"]
+    assert len(catalogue.img_names) == 56
+    own = tmp_path / "own"
+    own.mkdir()
+    for name in catalogue.img_names[:12]:
+        photo_path(name, own).write_bytes(photo_path(name, photos).read_bytes())
+    catalogue = open_catalogue(images=own)
+    whole = nearest(0, 12, catalogue=catalogue)
+    new = catalogue.new_photos()
+    assert len(new) == 3 and catalogue.new_photos() == new and len(catalogue.img_names) == 9
+    assert "the last 3 are held back as such, and 9 stay" in capsys.readouterr().out
+    assert catalogue.pca.n_samples_ == 9
+    assert len(nearest(new[0], 9, k=20, catalogue=catalogue)) == 9, "a query from outside"
+    assert nearest(0, 12, catalogue=open_catalogue(images=own)) == whole
+
+
 def test_search_opens_the_catalogue_by_itself(catalogue, drawn, monkeypatch):
     monkeypatch.setattr(helpers, "_default", None)
     assert len(search(3, 20)) == 4

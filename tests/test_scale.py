@@ -67,6 +67,17 @@ def test_inserting_twice_or_in_other_batches_changes_nothing(client, catalogue):
     assert scale.nearest_in_milvus(client, 5, 20, catalogue) == first
 
 
+def test_another_day(client, catalogue):
+    """Milvus keeps the photos on disk, and does not load them by itself."""
+    collection = scale.insert_into_milvus(client, 20, catalogue)
+    first = scale.nearest_in_milvus(client, 5, 20, catalogue)
+    client.release_collection(collection)
+    assert scale.nearest_in_milvus(client, 5, 20, catalogue) == first
+    client.release_collection(collection)
+    assert scale.insert_into_milvus(client, 20, catalogue) == collection
+    assert count(client, collection) == 56
+
+
 def test_an_interrupted_insert_is_completed_by_the_next(client, catalogue, monkeypatch):
     upsert, calls = client.upsert, []
 

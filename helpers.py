@@ -75,19 +75,20 @@ class Catalogue:
     def new_photos(self) -> list[Path]:
         """List photos to ask with that are not in the catalogue: those that the table leaves out.
 
-        Where no table says which, the last of the catalogue, a quarter or 16 of them, are taken
+        Where no table says which, some 16 of the catalogue, or a quarter of a small one, are taken
         out of it until it is opened again, and that is said.
         """
+        names, step = self.img_names, max(4, len(self.img_names) // 16)
         new = list_photos(self.images)[1] or self._held
-        stay = len(self.img_names) - min(16, len(self.img_names) // 4)
-        if not new and stay < len(self.img_names):
-            new = self._held = self.img_names[stay:]
-            self.img_names, self.labels = self.img_names[:stay], self.labels[:stay]
-            self.img_emb_tensors, self._last = self.img_emb_tensors[:stay], (0, [])
+        if not new and len(names) >= step:
+            new = self._held = names[step - 1::step]
+            stay = [i for i in range(len(names)) if i % step != step - 1]
+            self.img_names, self.labels = [names[i] for i in stay], [self.labels[i] for i in stay]
+            self.img_emb_tensors, self._last = self.img_emb_tensors[stay], (0, [])
             for fitted in ("pca", "compressed"):
                 vars(self).pop(fitted, None)
-            print(f"No table says which photos are new: the last {len(new)} are held back as "
-                  f"such, and {stay} stay in the catalogue")
+            print(f"No table says which photos are new: {len(new)} are held back as such, every "
+                  f"{step}th, and {len(stay)} stay in the catalogue")
         return [photo_path(name, self.images) for name in new or self.img_names[-1:]]
 
     @functools.cached_property

@@ -29,9 +29,9 @@ def say(what, found, mend=""):
 def check_python():
     version = "{}.{}.{}".format(*sys.version_info[:3])
     old = "" if sys.version_info >= (3, 11) else (
-        "Python {} is too old: install 3.11 or newer from python.org, and make the environment "
-        "anew with it.".format(version))
-    say("Python", "{} in {}".format(version, Path(sys.prefix).name), old)
+        f"Python {version} is too old: install 3.11 or newer from python.org, and make the "
+        "environment anew with it.")
+    say("Python", f"{version} in {Path(sys.prefix).name}", old)
     return not old
 
 
@@ -42,16 +42,16 @@ def check_packages():
     lines = (HERE / "requirements.txt").read_text(encoding="utf-8").splitlines()
     found = [(re.match(r"[\w-]+", line).group(), wrong_with(line)) for line in lines]
     missing = [name for name, wrong in found if wrong == "missing"]
-    broken = ["{} ({})".format(name, wrong) for name, wrong in found
+    broken = [f"{name} ({wrong})" for name, wrong in found
               if wrong not in ("", "missing")]
     if missing:
-        say("packages", "{} of {} are missing".format(len(missing), len(lines)),
+        say("packages", f"{len(missing)} of {len(lines)} are missing",
             "Missing: {}; {}".format(", ".join(missing), how_to_install()))
     if broken:
-        say("packages", "{} do not work".format(len(broken)),
+        say("packages", f"{len(broken)} do not work",
             "Not working: {}; {}".format(", ".join(broken), how_to_install()))
     if not missing + broken:
-        say("packages", "{}, all can be imported".format(len(lines)))
+        say("packages", f"{len(lines)}, all can be imported")
     return not missing + broken
 
 
@@ -63,7 +63,7 @@ def wrong_with(line):
         found, module = version(name), MODULES.get(name, name)
         if module:
             importlib.import_module(module)
-        return "" if fits(found, wanted) else "{}, needed {}".format(found, wanted)
+        return "" if fits(found, wanted) else f"{found}, needed {wanted}"
     except PackageNotFoundError:
         return "missing"
     except Exception as error:  # a library that the system lacks raises nearly anything
@@ -74,7 +74,7 @@ def how_to_install():
     places = [HERE / ".venv" / "bin" / "python", HERE / ".venv" / "Scripts" / "python.exe"]
     own = next((place for place in places if place.exists()), None)
     if own and Path(sys.prefix).resolve() != (HERE / ".venv").resolve():
-        return "this is not the tutorial's environment, {} workshop/check.py is.".format(own)
+        return f"this is not the tutorial's environment, {own} workshop/check.py is."
     if sys.prefix == sys.base_prefix:
         return "make an environment as the README says, and run this with its Python."
     return "run {} -m pip install -r {}.".format(sys.executable, HERE / "requirements.txt")
@@ -94,15 +94,15 @@ def check_machine():
         import torch
         device = "cuda" if torch.cuda.is_available() else \
             "mps" if torch.backends.mps.is_available() else "processor"
-        say("torch", "{} on the {}".format(torch.__version__, device))
+        say("torch", f"{torch.__version__} on the {device}")
     except Exception:
         pass  # said with the packages
     memory, disk = gigabytes_of_memory(), shutil.disk_usage(str(HERE)).free / 1e9
     if memory:
-        say("memory", "{:.0f} GB".format(memory), "" if memory > 3.5 else
-            "{:.1f} GB of memory are little: close all other programs.".format(memory))
-    say("disk", "{:.0f} GB free".format(disk), "" if disk > 1 else
-        "Only {:.1f} GB are free on the disk: make room for 1 GB.".format(disk))
+        say("memory", f"{memory:.0f} GB", "" if memory > 3.5 else
+            f"{memory:.1f} GB of memory are little: close all other programs.")
+    say("disk", f"{disk:.0f} GB free", "" if disk > 1 else
+        f"Only {disk:.1f} GB are free on the disk: make room for 1 GB.")
 
 
 def gigabytes_of_memory():
@@ -119,22 +119,22 @@ def check_photos():
     images = folders.from_here(os.environ.get("FASHION_IMAGES") or HERE / "images")
     if not images.is_dir():
         if os.environ.get("FASHION_IMAGES"):
-            return say("photos", "FASHION_IMAGES is no folder", "FASHION_IMAGES says {}, and there "
-                       "is no such folder: mend it, or unset it.".format(images))
+            return say("photos", "FASHION_IMAGES is no folder", f"FASHION_IMAGES says {images}, "
+                       "and there is no such folder: mend it, or unset it.")
         return say("photos", "none yet", "There are no photos yet: while you have a network, run "
-                   "{} -c \"import helpers; helpers.get_images()\" in {} (154 MB); without them "
-                   "you will work with drawn ones.".format(sys.executable, HERE))
+                   f"{sys.executable} -c \"import helpers; helpers.get_images()\" in {HERE} "
+                   "(154 MB); without them you will work with drawn ones.")
     try:
         names, new = folders.list_photos(images)
     except (OSError, ValueError) as error:
-        return say("photos", "cannot be used", "The photos: {}.".format(error))
-    found = "{:,} in {}/".format(len(names) + len(new), images.name)
+        return say("photos", "cannot be used", f"The photos: {error}.")
+    found = f"{len(names) + len(new):,} in {images.name}/"
     labels = folders.read_labels(images)
     if not labels and shipped().intersection(names):
-        return say("photos", found + ", no table", "{}/ came without its table: copy images.csv "
-                   "into it or beside it, or all labels are lost and all photos are embedded "
-                   "anew.".format(images.name))
-    say("photos", "{}, {:,} with a label".format(found, sum(map(bool, labels.values()))))
+        return say("photos", found + ", no table", f"{images.name}/ came without its "
+                   "table: copy images.csv into it or beside it, or all labels are lost and all "
+                   "photos are embedded anew.")
+    say("photos", f"{found}, {sum(map(bool, labels.values())):,} with a label")
 
 
 def shipped():
@@ -153,13 +153,13 @@ def check_search():
     try:
         names, vectors, about = read_embeddings(helpers.EMB_FILENAME)
     except (OSError, ValueError) as error:
-        return say("embeddings", "cannot be used", "{}; {}".format(error, again))
+        return say("embeddings", "cannot be used", f"{error}; {again}")
     say("embeddings", "{:,} photos, {}".format(len(names), about.get("backbone")))
     labels = [about["labels"].get(name, "") for name in names]
     four = helpers.nearest(100, 300, catalogue=helpers.Catalogue(HERE, names, vectors, labels,
                                                                  about))
     right = [one.index for one in four] == [1352, 1334, 4886, 3334]
-    say("search(100, 300)", ", ".join("{} {}".format(one.index, one.label) for one in four),
+    say("search(100, 300)", ", ".join(f"{one.index} {one.label}" for one in four),
         "" if right else "The search found other photos than it should: " + again)
 
 

@@ -96,7 +96,7 @@ def write_html(folder):
     for path in sorted(NOTEBOOKS.glob("0*.ipynb")):
         page, _ = exporter.from_filename(str(path))
         page = re.sub(r'href="(0[^"]*)\.ipynb', r'href="\1.html', page)
-        page = re.sub(r'<script src="https?://[^"]*"></script>', "", page)  # it needs none
+        page = re.sub(r'<script src="https?://[^"]*"[^>]*>\s*</script>', "", page)  # it needs none
         (folder / f"{path.stem}.html").write_text(page, encoding="utf-8")
         print(f"html/{path.stem}.html")
 

@@ -360,6 +360,7 @@ def test_a_checkout_that_may_not_be_written_to(own, home, monkeypatch, capsys):
     assert not (home / "embeddings").exists() and list(home.glob("cache/**/mine-*.safetensors"))
 
 
+@pytest.mark.slow
 def test_another_network_is_asked_for(own, asked, tmp_path, monkeypatch):
     from test_networks import random_resnet50
 

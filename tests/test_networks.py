@@ -181,6 +181,7 @@ def crops(photos, backbone):
     return np.stack([np.asarray(backbone.crop(pil_loader(file))) for file in files])
 
 
+@pytest.mark.slow
 def test_compiled_it_gives_the_same_vectors(backbone, crops):
     compute, engine = backbone.fast
     assert engine == "OpenVINO, float32 on cpu" or not engine.startswith("OpenVINO")
@@ -225,6 +226,7 @@ print(engine, calls, sys.modules["openvino_telemetry"])
 """
 
 
+@pytest.mark.slow
 def test_nothing_is_sent_anywhere(tmp_path):
     """OpenVINO by itself reports each import and conversion to its makers, from a fork."""
     said = subprocess.run([sys.executable, "-c", SILENT], cwd=HERE, capture_output=True, text=True,

@@ -26,6 +26,7 @@ def test_the_shipped_pickle_is_as_good_as_the_readme_says(backbone):
     assert "P@5 at 300 factors: 0.709 over 5,096 photos of 17 kinds; by chance 0.106" in notebook
 
 
+@pytest.mark.slow
 def test_the_shipped_vectors_are_those_of_the_photos(backbone):
     from notebook_checks import reference
 

@@ -227,7 +227,7 @@ def test_ray_gives_the_same_vectors_and_passes_over_the_broken(
     assert (
         "Embedded 56 of 58 photos; skipped 2" in said
         and "broken.jpg: not a photo" in said
-        and "nowhere.jpg: no such file" in said
+        and "nowhere.jpg: no photo" in said
     )
 
 

@@ -20,7 +20,8 @@ SYSTEMS = {  # pip's names for what wheels of today are built for
     "macos-arm": ["macosx_14_0_arm64", "macosx_12_0_arm64", "macosx_11_0_arm64"],
 }
 LEAVE_OUT = shutil.ignore_patterns(".git", ".venv", "embeddings", "images", "drawn_images",
-                                   "__pycache__", ".*_cache", ".ipynb_checkpoints", "*.html")
+                                   "t-shirt.jpg", "__pycache__", ".*_cache",
+                                   ".ipynb_checkpoints", "*.html")
 PAGE = """# Without a network
 
 Copy the folder `tutorial` to your machine, open a terminal in the copy, and run two commands. The

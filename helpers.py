@@ -87,8 +87,8 @@ class Catalogue:
             self.img_emb_tensors, self._last = self.img_emb_tensors[stay], (0, [])
             for fitted in ("pca", "compressed"):
                 vars(self).pop(fitted, None)
-            print(f"No table says which photos are new: {len(new)} are held back as such, every "
-                  f"{step}th, and {len(stay)} stay in the catalogue")
+            print(f"No photo is known to be new: {len(new)} are held back as such, one in {step}, "
+                  f"and {len(stay)} stay in the catalogue")
         return [photo_path(name, self.images) for name in new or self.img_names[-1:]]
 
     @functools.cached_property

@@ -49,7 +49,8 @@ def own_folder(path: AnyPath) -> Path:
     """Find a folder of photos, or a data set's root with images/ in it, and say which it is."""
     images = from_here(path).resolve()
     if not images.is_dir():
-        raise FileNotFoundError(f"FASHION_IMAGES is {str(images)!r}, which is not a folder")
+        raise FileNotFoundError(f"FASHION_IMAGES is {str(images)!r}, which is not a folder: mend "
+                                "it, or unset it")
     inner = images / "images"
     if inner.is_dir() and not any(_is_photo(file.name) for file in images.iterdir()):
         images = inner

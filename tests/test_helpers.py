@@ -331,7 +331,7 @@ def test_new_photos(catalogue, photos, home, tmp_path, capsys, monkeypatch):
     whole = nearest(0, 12, catalogue=catalogue)
     new = catalogue.new_photos()
     assert len(new) == 3 and catalogue.new_photos() == new and len(catalogue.img_names) == 9
-    assert "3 are held back as such, every 4th, and 9 stay" in capsys.readouterr().out
+    assert "3 are held back as such, one in 4, and 9 stay" in capsys.readouterr().out
     assert [path.name for path in new] == ["bag-03.jpg", "dress-03.jpg", "hat-03.jpg"]
     assert catalogue.pca.n_samples_ == 9
     assert len(nearest(new[0], 9, k=20, catalogue=catalogue)) == 9, "a query from outside"

@@ -1,6 +1,7 @@
 """Many photos to vectors, on all cores, so that nothing done is done twice."""
 import contextlib
 import hashlib
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -140,6 +141,8 @@ def up_to_date(images: Path, backbone: Backbone | None = None) -> Embeddings:
     if not rows:
         raise BadPhoto(images, f"none of its {len(stats)} photos can be used")
     skipped = {name: why for name, why in skipped.items() if name in known} | made[2]
+    # when a file may be read at last, its size and time are what they were: it is tried again
+    stats |= {name: [-1, 0] for name in made[2] if not os.access(photo_path(name, images), os.R_OK)}
     save_embeddings(path, sorted(rows), torch.stack([rows[name] for name in sorted(rows)]),
                     backbone, read_labels(images), stats, skipped, images.resolve(), overwrite=True)
     return read_embeddings(path)

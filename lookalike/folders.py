@@ -22,6 +22,7 @@ PHOTOS_SHA256 = "57ce6e8cb41d5fa7fffbb5ad67abf6fef766fb67fb1115d49c6b257f7e18ddf
 PHOTO_ENDINGS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif",
                  ".tiff", ".heic", ".heif", ".avif"}
 HIDDEN = (".", "@eaDir", "__MACOSX", "$RECYCLE.BIN")  # what systems put beside people's files
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # are no classes
 TABLES = {"images.csv": ("image", "label"), "styles.csv": ("id", "articleType")}
 
 
@@ -124,7 +125,7 @@ def list_photos(images: AnyPath) -> tuple[list[str], list[str]]:
     found, passed_over = _files(images)
     if passed_over:
         counts = ", ".join(f"{n} {ending}" for ending, n in sorted(passed_over.items()))
-        _say_once(f"Passed over, no photos by their endings: {counts}")
+        _say_once(f"Passed over: {counts}")
     if not found:
         raise FileNotFoundError(f"no photo in {str(images)!r}, none of {sorted(PHOTO_ENDINGS)}")
     labels, table = _labels(images, found, "label")
@@ -156,10 +157,19 @@ def _labels(images, found, column):
             return labels, table.name
         _say_once(f"{table.name} names none of the photos: its first is {next(iter(rows), None)!r},"
                   f" the first photo is {found[0].removeprefix('images/')!r}")
-    inside = {name: name.removeprefix("images/") for name in found}
-    classes = {name: path.partition("/")[0] if "/" in path else "" for name, path in inside.items()}
-    several = column == "label" and len({*classes.values()} - {""}) > 1
-    return (classes if several else {}), ""
+    classes = {name: _class(name) for name in found}
+    kinds = sorted({*classes.values()} - {""})
+    if column != "label" or len(kinds) < 2:
+        return {}, ""
+    _say_once(f"Labels by the folders' names, {len(kinds)} kinds: {', '.join(kinds[:5])}"
+              + ", ..." * (len(kinds) > 5))
+    return classes, ""
+
+
+def _class(name):
+    """The outermost folder that a photo lies in, train/ and test/ left aside; '' for none."""
+    folders = name.removeprefix("images/").split("/")[:-1]
+    return next((folder for folder in folders if folder.lower() not in SPLITS), "")
 
 
 def _read_table(table, column):
@@ -206,10 +216,15 @@ def _files(images):
     found, passed_over = [], collections.Counter()
     for folder, folders, files in os.walk(images):
         folders[:] = [name for name in folders if not name.startswith(HIDDEN)]
+        # links are not followed: one to a folder above would never end
+        passed_over.update("linked folder" for name in folders
+                           if os.path.islink(os.path.join(folder, name)))
         inside = Path("images", Path(folder).relative_to(images)).as_posix()
         found += [f"{inside}/{file}" for file in files if _is_photo(file)]
-        passed_over.update(os.path.splitext(file)[1].lower() or "without one" for file in files
-                           if not (_is_photo(file) or file.startswith(HIDDEN) or file in TABLES))
+        others = [file for file in files
+                  if not (_is_photo(file) or file.startswith(HIDDEN) or file in TABLES)]
+        passed_over.update(os.path.splitext(file)[1].lower() or "without an ending"
+                           for file in others)
     return sorted(found), passed_over
 
 

@@ -82,7 +82,7 @@ def _decode(path, small):
     with open(path, "rb") as f:
         img = Image.open(f, formats=FORMATS)
         check_size(path, *img.size)
-        if img.format == "JPEG" and _scans(path.read_bytes()) > MAX_SCANS:
+        if img.format in ("JPEG", "MPO") and _scans(path.read_bytes()) > MAX_SCANS:
             raise BadPhoto(path, f"a JPEG of over {MAX_SCANS} scans, made to keep a reader busy")
         if small:  # only JPEG's decoder can do it, the others ignore it
             img.draft(None, (SMALL, SMALL))

@@ -18,6 +18,7 @@ import nbformat
 import pytest
 
 import helpers
+import lookalike
 
 HERE = Path(__file__).parent
 DECIMAL = re.compile(r"[-+]?\d[\d,]*\.\d+")
@@ -100,9 +101,18 @@ def pytest_collection_modifyitems(items):
         compare_with(cell, kind)
 
 
+def asks_with_your_own(source):
+    """Notebook 04 leaves a t-shirt.jpg that lies there as it is; what it finds is not known."""
+    t_shirt = lookalike.home() / "t-shirt.jpg"
+    if "t-shirt.jpg" not in source or not t_shirt.exists():
+        return False
+    new = helpers.list_photos(helpers.get_images())[1]
+    return t_shirt.read_bytes() != helpers.photo_path(new[8], helpers.get_images()).read_bytes()
+
+
 def compare_with(cell, kind):
     """Set what nbval compares a cell with, and how."""
-    if kind == "none":
+    if kind == "none" or asks_with_your_own(cell.cell.source):
         cell.options["check"] = False
     if kind == "stand-in" and cell.options["check"]:
         expected = json.loads((HERE / "stand_in_outputs.json").read_text(encoding="utf-8"))

@@ -8,6 +8,7 @@ import sys
 import time
 import weakref
 
+import numpy as np
 import pytest
 import torch
 
@@ -297,6 +298,27 @@ def test_a_new_photo_that_is_broken_stops_nothing(own, asked):
         "images/z.jpg"
     ]
     assert asked.count("z.jpg") == 1, "looked at once, until it changes"
+
+
+def test_a_photo_that_may_not_be_read_is_tried_again(own, monkeypatch):
+    """Allowing it changes neither its size nor its time."""
+    embed_files, access = helpers.Backbone.embed_files, os.access
+    (own / "bag-00.jpg").rename(own / "locked.jpg")
+
+    def locked(self, files, compute):
+        vectors, why = embed_files(self, files, compute)
+        for i, file in enumerate(files):
+            if file.name == "locked.jpg":
+                vectors[i], why[i] = np.nan, "Permission denied"
+        return vectors, why
+
+    with monkeypatch.context() as patched:  # an administrator may read anything
+        patched.setattr(helpers.Backbone, "embed_files", locked)
+        patched.setattr(os, "access", lambda path, mode: "locked" not in str(path) and
+                        access(path, mode))
+        assert open_catalogue().about["skipped"] == {"images/locked.jpg": "Permission denied"}
+        assert len(open_catalogue().img_names) == 11
+    assert len(open_catalogue().img_names) == 12 and not open_catalogue().about["skipped"]
 
 
 def test_nothing_but_broken_photos(home, monkeypatch):

@@ -62,6 +62,21 @@ def test_a_folder_a_class_gives_the_labels(tmp_path):
     assert list_photos(tmp_path) == (sorted(read_labels(tmp_path)), [])
 
 
+def test_training_and_test_are_no_classes(tmp_path):
+    put(tmp_path, "Train/dress/a.jpg", "Train/coat/a.jpg", "test/dress/b.jpg")
+    assert [*read_labels(tmp_path).values()] == ["coat", "dress", "dress"]
+    put(tmp_path / "flat", "train/a.jpg", "val/b.jpg")
+    assert read_labels(tmp_path / "flat") == {}
+
+
+def test_labels_by_folders_are_said(tmp_path, capsys):
+    """Folders may be years, or cameras, and not kinds."""
+    put(tmp_path, *(f"{year}/a.jpg" for year in range(2019, 2026)))
+    list_photos(tmp_path)
+    assert capsys.readouterr().out == ("Labels by the folders' names, 7 kinds: 2019, 2020, 2021, "
+                                       "2022, 2023, ...\n")
+
+
 def test_one_folder_in_a_folder_is_no_class(tmp_path):
     put(tmp_path, "DCIM/a.jpg", "DCIM/b.jpg")
     assert read_labels(tmp_path) == {} and len(list_photos(tmp_path)[0]) == 2
@@ -126,18 +141,19 @@ def test_a_table_of_other_photos_is_said(tmp_path, capsys):
     assert len(list_photos(tmp_path)[0]) == 2 and list_photos(tmp_path)[1] == []
     said = capsys.readouterr().out
     assert said == ("images.csv names none of the photos: its first is '77', the first photo is "
-                    "'a/1.jpg'\n"), "once"
+                    "'a/1.jpg'\nLabels by the folders' names, 2 kinds: a, b\n"), "once"
     assert read_labels(tmp_path)["images/b/2.jpg"] == "b"
 
 
 # ---- what lies in a folder beside the photos -------------------------------------------------
 def test_what_is_passed_over_is_counted(tmp_path, capsys):
     put(tmp_path, "a.jpg", "b.jfif", "c.jpe", "d.HEIC", "e.avif")
+    (tmp_path / "link").symlink_to(tmp_path)
     for name in ("clip.mov", "clip2.MOV", "raw.dng", "LICENSE", ".DS_Store"):
         (tmp_path / name).touch()
     assert len(list_photos(tmp_path)[0]) == len(list_photos(tmp_path)[0]) == 5
     assert capsys.readouterr().out == (
-        "Passed over, no photos by their endings: 1 .dng, 2 .mov, 1 without one\n")
+        "Passed over: 1 .dng, 2 .mov, 1 linked folder, 1 without an ending\n")
 
 
 def test_hidden_files_and_folders_are_passed_over(tmp_path, capsys):

@@ -69,6 +69,21 @@ def test_the_search_that_notebook_04_shows(catalogue, photos):
         assert drawn.pop() == (indices, f"faiss compressed {factors}")
 
 
+def test_a_t_shirt_of_ones_own_stays(home, catalogue, photos, capsys):
+    code = shown("04_recommender.ipynb", "shutil.copyfile")
+    asked = []
+    space = {"catalogue": catalogue, "query": 0, "new_photos": sorted(photos.glob("new*.jpg")),
+             "search": lambda query, factors: asked.append((home / query).read_bytes())}
+    capsys.readouterr()
+    exec(code, space)
+    exec(code, space)
+    assert asked == [space["new_photos"][-1].read_bytes()] * 2
+    (home / "t-shirt.jpg").write_bytes(b"mine")
+    assert "there already" not in capsys.readouterr().out
+    exec(code, space)
+    assert asked.pop() == b"mine" and "there already" in capsys.readouterr().out
+
+
 def test_the_loop_that_notebook_01_shows(photos, backbone, embedded):
     space = {
         "backbone": backbone,

@@ -262,6 +262,18 @@ def test_baseline_jpeg_of_thousands_of_scans(gradient, tmp_path):
     refused(tmp_path / "a.jpg", "scans")
 
 
+def test_photo_of_two_pictures_with_thousands_of_scans(gradient, tmp_path):
+    """As phones with two lenses save them: to Pillow another format, read by the same decoder."""
+    gradient.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[gradient])
+    assert Image.open(tmp_path / "a.jpg").format == "MPO"
+    assert pil_loader(tmp_path / "a.jpg").size == (200, 100)
+    content = (tmp_path / "a.jpg").read_bytes()
+    end = content.index(b"\xff\xd9", content.index(b"\xff\xda"))
+    scan = content[content.index(b"\xff\xda"):end]
+    (tmp_path / "a.jpg").write_bytes(content[:end] + scan * 2000 + content[end:])
+    refused(tmp_path / "a.jpg", "scans")
+
+
 def test_motion_photo(gradient, tmp_path):
     """A film behind the picture, full of bytes that look like scans, is not the picture."""
     gradient.save(tmp_path / "a.jpg", progressive=True)

@@ -138,17 +138,23 @@ def upright_rgb(img: Image.Image) -> Image.Image:
         img = ImageOps.exif_transpose(img)
     except Exception:  # an unreadable EXIF block is no reason to lose the photo
         pass
-    if img.mode.startswith("I;16"):
-        img = _16_to_8_bits(np.asarray(img), kind)
-    elif img.mode in ("I", "F"):
-        img = _to_8_bits(img)
-    if kind == "BMP" and img.mode == "RGBA" and not img.getextrema()[3][1]:
-        img = img.convert("RGB")  # many programs write 0 where there is no transparency
-    img = _in_srgb(img, profile)
-    if img.has_transparency_data:
-        img = img.convert("RGBA")
+    img = _in_srgb(_in_bytes(img, kind), profile)
+    if img.mode == "RGBA":
         img = Image.alpha_composite(Image.new("RGBA", img.size, "white"), img)
     return img.convert("RGB")
+
+
+def _in_bytes(img, kind):
+    """8 bits a channel, no palette, and RGBA if any of it is transparent."""
+    if img.mode.startswith("I;16"):
+        return _16_to_8_bits(np.asarray(img), kind)
+    if img.mode in ("I", "F"):
+        return _to_8_bits(img)
+    if kind == "BMP" and img.mode == "RGBA" and not img.getextrema()[3][1]:
+        return img.convert("RGB")  # many programs write 0 where there is no transparency
+    if img.has_transparency_data:
+        return img.convert("RGBA")
+    return img.convert("RGB") if img.mode == "P" else img
 
 
 def _16_to_8_bits(values, kind):
@@ -159,8 +165,8 @@ def _16_to_8_bits(values, kind):
 
 
 def _in_srgb(img, profile):
-    """Colours as screens show them: phones save Display P3, cameras Adobe RGB."""
-    if profile and img.mode in ("RGB", "RGBA"):
+    """Colours as screens show them: phones save Display P3, cameras Adobe RGB, printers CMYK."""
+    if profile and img.mode in ("RGB", "RGBA", "CMYK", "L"):
         try:
             transform = _to_srgb(profile, img.mode)
             return ImageCms.applyTransform(img, transform) if transform else img
@@ -174,7 +180,8 @@ def _to_srgb(profile, mode):
     source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     if "srgb" in ImageCms.getProfileDescription(source).lower():
         return None
-    return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, mode)
+    shown = "RGBA" if mode == "RGBA" else "RGB"
+    return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, shown)
 
 
 def _to_8_bits(img):

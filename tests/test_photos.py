@@ -124,17 +124,21 @@ PRIMARIES = {"Display P3": [(0.51512, 0.2412, -0.00105), (0.29198, 0.69225, 0.04
                       (0.14307, 0.06061, 0.7141)]}
 
 
-def profile(name, gamma=2.2):
-    def fixed(*values):
-        return b"".join(struct.pack(">i", round(v * 65536)) for v in values)
+def fixed(*values):
+    return b"".join(struct.pack(">i", round(v * 65536)) for v in values)
 
+
+def profile(name, gamma=2.2, space=b"RGB ", ground=b"XYZ ", **more):
     def text(words):
         return b"desc" + struct.pack(">II", 0, len(words) + 1) + words.encode() + bytes(80)
 
     curve = b"curv" + struct.pack(">IIHH", 0, 1, round(gamma * 256), 0)
     parts = {b"desc": text(name), b"cprt": b"text" + bytes(8),
              b"wtpt": b"XYZ " + bytes(4) + fixed(0.9642, 1, 0.8249)}
-    for colour, primary in zip(b"rgb", PRIMARIES[name]):
+    if space == b"GRAY":
+        parts[b"kTRC"] = curve
+    parts |= {tag.encode(): part for tag, part in more.items()}
+    for colour, primary in zip(b"rgb", PRIMARIES.get(name, [])):
         parts[bytes([colour]) + b"XYZ"] = b"XYZ " + bytes(4) + fixed(*primary)
         parts[bytes([colour]) + b"TRC"] = curve
     table, data, at = b"", b"", 128 + 4 + 12 * len(parts)
@@ -143,7 +147,7 @@ def profile(name, gamma=2.2):
         table += tag + struct.pack(">II", at + len(data), len(part))
         data += part
     size = at + len(data)
-    head = struct.pack(">I4sI4s4s4s", size, b"lcms", 0x02400000, b"mntr", b"RGB ", b"XYZ ")
+    head = struct.pack(">I4sI4s4s4s", size, b"lcms", 0x02400000, b"mntr", space, ground)
     head += struct.pack(">6H4s", 2026, 1, 1, 0, 0, 0, b"acsp") + bytes(28)
     head += fixed(0.9642, 1, 0.8249)
     return head.ljust(128, b"\0") + struct.pack(">I", len(parts)) + table + data
@@ -160,6 +164,39 @@ def test_colours_by_the_photos_profile(tmp_path, mode):
     assert pil_loader(tmp_path / "b.png").getpixel((5, 5)) == (201, 56, 54), "not touched"
     p3.save(tmp_path / "c.png", icc_profile=b"no profile at all")
     assert pil_loader(tmp_path / "c.png").getpixel((5, 5)) == (201, 56, 54)
+
+
+def test_palette_and_colour_key_with_a_profile(tmp_path):
+    """Red as above on a transparent ground: both stay what they are."""
+    p3 = Image.new("P", (40, 60), 1)
+    p3.putpalette([0, 0, 0, 201, 56, 54])
+    p3.paste(0, (0, 0, 40, 30))
+    for name, picture, key in (("a.png", p3, 0), ("b.png", p3.convert("RGB"), (0, 0, 0))):
+        picture.save(tmp_path / name, icc_profile=profile("Display P3"), transparency=key)
+        photo = pil_loader(tmp_path / name)
+        assert np.abs(np.subtract(photo.getpixel((5, 50)), (220, 29, 40))).max() <= 4
+        assert photo.getpixel((5, 5)) == (255, 255, 255)
+
+
+def test_gray_by_the_photos_profile(tmp_path):
+    """A middle gray of a linear scale, 127, is 187 on every screen."""
+    gray = profile("gray", 1.0, b"GRAY")
+    Image.new("L", (40, 60), 127).save(tmp_path / "a.png", icc_profile=gray)
+    assert np.abs(np.subtract(pil_loader(tmp_path / "a.png").getpixel((5, 5)), 187)).max() <= 2
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.tif"])
+def test_cmyk_by_the_photos_profile(tmp_path, name):
+    """Of a printer whose cyan, magenta and yellow leave no trace."""
+    ramp = bytes(range(256))
+    lab = b"".join(b"\0\x80\x80" if corner % 2 else b"\xff\x80\x80" for corner in range(16))
+    to_lab = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + fixed(1, 0, 0, 0, 1, 0, 0, 0, 1)
+    printer = profile("ink", space=b"CMYK", ground=b"Lab ", A2B0=to_lab + ramp * 4 + lab + ramp * 3)
+    photo = Image.new("CMYK", (40, 60), (200, 90, 0, 0))
+    photo.paste((200, 90, 0, 255), (0, 0, 40, 30))
+    photo.save(tmp_path / name, icc_profile=printer)
+    assert min(pil_loader(tmp_path / name).getpixel((5, 55))) > 245
+    assert max(pil_loader(tmp_path / name).getpixel((5, 5))) < 10
 
 
 def test_exif_turn(gradient, tmp_path):

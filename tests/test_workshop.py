@@ -100,6 +100,13 @@ def test_the_stick(home, photos, tmp_path_factory, monkeypatch, capsys):
     assert "py -3.12 -m venv .venv" in page
 
 
+def test_a_stick_inside_the_tutorial_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["stick.py", str(HERE / "stick")])
+    with pytest.raises(SystemExit):
+        stick.main()
+    assert "give a folder outside" in capsys.readouterr().err and not (HERE / "stick").exists()
+
+
 def test_the_table_beside_the_photos_comes_along(home, tmp_path, monkeypatch):
     (home / "mine").mkdir()
     Image.new("RGB", (30, 40)).save(home / "mine" / "a.jpg")

@@ -19,7 +19,7 @@ SYSTEMS = {  # pip's names for what wheels of today are built for
     "windows": ["win_amd64"],
     "macos-arm": ["macosx_14_0_arm64", "macosx_12_0_arm64", "macosx_11_0_arm64"],
 }
-LEAVE_OUT = shutil.ignore_patterns(".git", ".venv", "embeddings", "images", "drawn_images",
+LEAVE_OUT = shutil.ignore_patterns(".git", ".venv", "venv", "embeddings", "images", "drawn_images",
                                    "t-shirt.jpg", "__pycache__", ".*_cache",
                                    ".ipynb_checkpoints", "*.html")
 PAGE = """# Without a network
@@ -82,6 +82,9 @@ def main():
     given = ask.parse_args()
     if given.system == "this" and given.python != here:
         ask.error(f"for Python {given.python} name the system as well: --system linux")
+    if given.folder.resolve().is_relative_to(HERE):
+        ask.error(f"{given.folder} lies in the tutorial, which would be copied into itself: give a "
+                  "folder outside")
     linux = given.system == "linux" or given.system == "this" and sys.platform == "linux"
     index = given.torch_index if given.torch_index is not None else CPU_TORCH if linux else ""
     given.folder.mkdir(parents=True, exist_ok=True)

@@ -110,10 +110,10 @@ def without_skipped(names: list[str], vectors: np.ndarray, why: list[str]) -> Ex
 # ---- a folder of photos, kept up to date -----------------------------------------------------
 def embeddings_file(images: AnyPath, backbone: Backbone | None = None) -> Path:
     """Name the file in embeddings/ that is kept of a folder of photos, for a tuned one its own."""
-    folder = str(Path(images).resolve())
+    folder = Path(images).resolve()
+    where = hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]
     tuned = f"-{backbone.fingerprint}" if backbone is not None and backbone.base else ""
-    name = f"{Path(folder).name}-{hashlib.sha256(folder.encode()).hexdigest()[:8]}{tuned}"
-    return home() / "embeddings" / f"{name}.safetensors"
+    return home() / "embeddings" / f"{readable(folder.name)[:40]}-{where}{tuned}.safetensors"
 
 
 def up_to_date(images: Path, backbone: Backbone | None = None) -> Embeddings:

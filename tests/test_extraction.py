@@ -357,6 +357,15 @@ def test_what_is_left_of_a_folder_that_is_gone(own, asked, home, monkeypatch, ph
     assert extraction.left_over() == [file]
 
 
+@pytest.mark.parametrize("name", [b"caf\xe9", "Платья".encode() * 20])
+def test_folders_of_any_name(own, asked, home, monkeypatch, name):
+    """Not UTF-8, and as long as a name may be: what is kept of it has room to say more."""
+    monkeypatch.setenv("FASHION_IMAGES", os.fsdecode(os.fsencode(home) + b"/" + name))
+    own.rename(os.environ["FASHION_IMAGES"])
+    assert len(open_catalogue().img_names) == len(open_catalogue().img_names) == 12
+    assert len(asked) == 12 and extraction.left_over() == []
+
+
 def test_a_copy_of_a_folder_is_a_folder_of_its_own(own, asked, home, monkeypatch):
     open_catalogue()
     shutil.copytree(own, home / "copy")

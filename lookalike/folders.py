@@ -169,7 +169,8 @@ def _labels(images, found, column):
 def _class(name):
     """The outermost folder that a photo lies in, train/ and test/ left aside; '' for none."""
     folders = name.removeprefix("images/").split("/")[:-1]
-    return next((folder for folder in folders if folder.lower() not in SPLITS), "")
+    kind = next((folder for folder in folders if folder.lower() not in SPLITS), "")
+    return lookalike.readable(kind)
 
 
 def _read_table(table, column):

@@ -62,6 +62,11 @@ def test_a_folder_a_class_gives_the_labels(tmp_path):
     assert list_photos(tmp_path) == (sorted(read_labels(tmp_path)), [])
 
 
+def test_a_kind_that_is_not_utf_8_can_be_drawn(tmp_path):
+    put(tmp_path, os.fsdecode(b"v\xeatement/a.jpg"), "coat/a.jpg")
+    assert sorted(read_labels(tmp_path).values()) == ["coat", "v?tement"]
+
+
 def test_training_and_test_are_no_classes(tmp_path):
     put(tmp_path, "Train/dress/a.jpg", "Train/coat/a.jpg", "test/dress/b.jpg")
     assert [*read_labels(tmp_path).values()] == ["coat", "dress", "dress"]

@@ -26,7 +26,8 @@ from lookalike.errors import short_tracebacks
 from lookalike.exercises import not_yet
 from lookalike.extraction import embeddings_file, extract_embeddings, up_to_date
 from lookalike.figures import no_screen, show
-from lookalike.folders import from_here, get_images, list_photos, photo_path, read_labels
+from lookalike.folders import from_here, get_images, list_photos, names_of, photo_path
+from lookalike.folders import read_labels
 from lookalike.networks import Backbone, load_backbone, same_network
 from lookalike.photos import Neighbour, check_size, pil_loader, upright_rgb
 from lookalike.quality import has_kind, label_precision, nearest_of_each
@@ -147,11 +148,7 @@ class Catalogue:
         if "://" in str(query):
             raise ValueError(f"{query!r} is an address: download the photo, and give its path")
         path = from_here(query)
-        names, images = [str(query)], self.images.resolve()
-        place = path.parent.resolve() / path.name  # not path.resolve(): a link is a photo itself
-        if place.is_relative_to(images):
-            names.append(f"images/{place.relative_to(images).as_posix()}")
-        for name in names:
+        for name in (str(query), *names_of(path, self.images, self.img_names)):
             if name in self.img_names:
                 return self.img_names.index(name), None
         if str(query).isdecimal() and not path.exists():

@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 import lookalike
@@ -241,6 +242,19 @@ def _say_once(line):
 def photo_path(name: str, images: AnyPath) -> Path:
     """Say where the photo that the embeddings call 'images/x.jpg' lies: x.jpg in the folder."""
     return Path(images) / name.removeprefix("images/")
+
+
+def names_of(path: Path, images: AnyPath, img_names: list[str]) -> Iterator[str]:
+    """Give the names that embeddings may have for the file at `path`."""
+    images = Path(images).resolve()
+    place = path.parent.resolve() / path.name  # not path.resolve(): a link is a photo itself
+    if place.is_relative_to(images):
+        yield f"images/{place.relative_to(images).as_posix()}"
+    for name in img_names:  # macOS and Windows also find a file by other spellings
+        if _plain(name).endswith(_plain(path.name)) and path.exists():
+            file = photo_path(name, images)
+            if file.exists() and file.samefile(path):
+                yield name
 
 
 def photo_stat(file: Path) -> list[int] | None:

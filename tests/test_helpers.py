@@ -1,8 +1,10 @@
 """PCA, the index, search and the grids."""
 
 import os
+import shutil
 import subprocess
 import sys
+import unicodedata
 from dataclasses import replace
 
 import numpy as np
@@ -152,6 +154,19 @@ def test_a_path_into_the_catalogue_is_the_photo_itself(catalogue, photos, monkey
     )
     monkeypatch.chdir(photos.parent)
     assert nearest(f"images/../images/{path.name}", 20) == by_number
+
+
+def test_a_photo_by_another_spelling_of_its_name(home, backbone):
+    """As macOS and Windows find it; a second link to the file stands in for that here."""
+    for name in ("Платье Й.jpg", "b.jpg", "c.jpg"):
+        Image.new("RGB", (30, 40), (len(name), 90, 20)).save(home / name)
+    catalogue = helpers.open_catalogue(images=home)
+    other = home / unicodedata.normalize("NFD", "ПЛАТЬЕ Й.JPG")
+    other.hardlink_to(home / "Платье Й.jpg")
+    assert catalogue.find(other) == (2, None)
+    other.unlink()
+    shutil.copy(home / "b.jpg", other)
+    assert catalogue.find(other)[0] is None, "another photo, where spelling counts"
 
 
 def test_a_photo_from_outside_loses_no_neighbour(catalogue, photos):

@@ -169,6 +169,7 @@ def test_a_server_by_its_address_alone(client, catalogue, tmp_path, monkeypatch)
         ],
         stdout=subprocess.PIPE,
         text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},  # else its line stays in its buffer
     )
     try:
         assert "listening" in server.stdout.readline()

@@ -241,7 +241,7 @@ def test_compiled_resnet50_keeps_the_neighbours():
     if "RESNET50_WEIGHTS" not in os.environ:
         pytest.skip("needs trained weights: set RESNET50_WEIGHTS")
     images = helpers.get_images()
-    img_names = list_photos(images)[0][:400]
+    img_names = list_photos(images)[0][:300]
     backbone = load_backbone("resnet50")
     fast = extract_embeddings(img_names, backbone, images=images)[1]
     backbone.fast = backbone.plain

@@ -74,7 +74,7 @@ def how_to_install():
     places = [HERE / ".venv" / "bin" / "python", HERE / ".venv" / "Scripts" / "python.exe"]
     own = next((place for place in places if place.exists()), None)
     if own and Path(sys.prefix).resolve() != (HERE / ".venv").resolve():
-        return f"this is not the tutorial's environment, {own} workshop/check.py is."
+        return f"this Python is not the tutorial's: run {own} workshop/check.py."
     if sys.prefix == sys.base_prefix:
         return "make an environment as the README says, and run this with its Python."
     return "run {} -m pip install -r {}.".format(sys.executable, HERE / "requirements.txt")

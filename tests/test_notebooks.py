@@ -70,7 +70,8 @@ def test_the_search_that_notebook_04_shows(catalogue, photos):
 
 
 def test_a_t_shirt_of_ones_own_stays(home, catalogue, photos, capsys):
-    code = shown("04_recommender.ipynb", "shutil.copyfile")
+    code = "\n".join(shown("04_recommender.ipynb", words)
+                     for words in ("shutil.copyfile", 'search("t-shirt.jpg"'))
     asked = []
     space = {"catalogue": catalogue, "query": 0, "new_photos": sorted(photos.glob("new*.jpg")),
              "search": lambda query, factors: asked.append((home / query).read_bytes())}

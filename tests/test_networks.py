@@ -23,6 +23,7 @@ def random_resnet50(path, classes=1000, seed=0):
     return path
 
 
+@pytest.mark.slow
 def test_resnet50_from_a_file(tmp_path, photos):
     backbone = load_backbone("resnet50", random_resnet50(tmp_path / "mine.pth", classes=7))
     photo = pil_loader(photo_path(list_photos(photos)[0][0], photos))
@@ -165,6 +166,7 @@ def test_efficientnet_scales_its_own_way(backbone):
     assert [round(float(p), 3) for p in pixels[:, 0, 0]] == [1.0, 0.0, -0.992]
 
 
+@pytest.mark.slow
 def test_other_weights_have_another_fingerprint(tmp_path, backbone):
     one, two = (
         load_backbone("resnet50", random_resnet50(tmp_path / f"{seed}.pth", seed=seed))

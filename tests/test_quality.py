@@ -16,6 +16,7 @@ def test_label_precision_by_hand():
     assert label_precision(vectors, labels, k=1) == pytest.approx(2 / 5)
 
 
+@pytest.mark.slow
 def test_the_shipped_pickle_is_as_good_as_the_readme_says(backbone):
     names, vectors, about = helpers.read_embeddings(helpers.EMB_FILENAME)
     assert about["backbone"] == backbone.name and about["fingerprint"] == backbone.fingerprint

@@ -18,6 +18,7 @@ from lookalike import scale
 REASON = "needs pip install -r requirements-scale.txt"
 pymilvus = pytest.importorskip("pymilvus", reason=REASON)
 ray = pytest.importorskip("ray", reason=REASON)
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -212,7 +213,6 @@ def local_ray():
     ray.shutdown()
 
 
-@pytest.mark.slow
 def test_ray_gives_the_same_vectors_and_passes_over_the_broken(
     photos, embedded, backbone, local_ray, tmp_path, capsys, monkeypatch
 ):
@@ -232,7 +232,6 @@ def test_ray_gives_the_same_vectors_and_passes_over_the_broken(
     )
 
 
-@pytest.mark.slow
 def test_ray_takes_names_and_a_folder(photos, embedded, backbone, local_ray):
     found, vectors, skipped = scale.extract_with_ray(embedded[0][:9], backbone, photos)
     assert found == embedded[0][:9] and torch.allclose(vectors, embedded[1][:9], atol=1e-4)

@@ -3,6 +3,7 @@
 import hashlib
 
 import numpy as np
+import pytest
 from PIL import Image
 
 import helpers
@@ -21,6 +22,7 @@ def test_the_whole_catalogue_has_over_600():
     assert len(KINDS) * draw_catalogue.__defaults__[0] >= 600
 
 
+@pytest.mark.slow
 def test_always_the_same(photos, tmp_path):
     again = draw_catalogue(tmp_path, a_kind=4, new=2)
     assert [hashlib.sha256(p.read_bytes()).digest() for p in sorted(photos.iterdir())] == [

@@ -133,6 +133,7 @@ def test_files_that_are_none_of_ours(tmp_path, backbone):
             tuning.load_tuned(tmp_path / f"{name}.safetensors", backbone)
 
 
+@pytest.mark.slow
 def test_the_last_block_travels_with_the_head(tmp_path):
     from torchvision.models import resnet50
 

@@ -57,3 +57,11 @@ def test_public_functions_have_types_and_a_docstring(path):
             untyped = [arg.arg for arg in node.args.args
                        if arg.annotation is None and arg.arg != "self"]
             assert inner or (node.returns and not untyped), f"{node.name}: {untyped} has no type"
+
+
+@pytest.mark.slow
+def test_importing_helpers_does_not_wait_for_what_may_not_be_needed():
+    heavy = {"torchvision", "openvino", "pymilvus", "ray"}
+    loaded = subprocess.run([sys.executable, "-c", "import helpers, sys; print(*sys.modules)"],
+                            cwd=HERE, capture_output=True, text=True, check=True).stdout.split()
+    assert "torch" in loaded and not heavy.intersection(loaded)

@@ -27,7 +27,28 @@ def test_the_check_starts_on_an_old_python(monkeypatch, capsys):
     monkeypatch.setattr(sys, "version_info", (3, 10, 4))
     assert not check.check_python()
     assert "MEND    Python                3.10.4" in capsys.readouterr().out
-    assert check.to_mend[0].startswith("Python 3.10.4 is too old: install 3.11 or newer")
+    assert check.to_mend[0].startswith("Python 3.10.4 is too old: install 3.12")
+    monkeypatch.setattr(sys, "version_info", (3, 15, 0))
+    assert not check.check_python() and "3.15.0 is too new" in check.to_mend[1]
+
+
+@pytest.mark.parametrize(("system", "made_for", "machine", "macos", "words"), [
+    ("win32", "win-amd64", "AMD64", "", ""),
+    ("win32", "win-amd64", "ARM64", "", ""),  # its own Python for ARM would be win-arm64
+    ("win32", "win-arm64", "ARM64", "", r"made for win-arm64, .*installer \(64-bit\)"),
+    ("win32", "win32", "AMD64", "", r"made for win32, .*installer \(64-bit\)"),
+    ("darwin", "macosx-11.0-universal2", "arm64", "15.1", ""),
+    ("darwin", "macosx-11.0-arm64", "arm64", "13.6.1", "torch needs macOS 14, this is 13.6.1"),
+    ("darwin", "macosx-10.13-universal2", "x86_64", "14.5", "Intel processors of Macs.*neighbour"),
+    ("linux", "linux-x86_64", "x86_64", "", ""),
+])
+def test_machines_that_torch_is_not_made_for(monkeypatch, system, made_for, machine, macos, words):
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(check.sysconfig, "get_platform", lambda: made_for)
+    monkeypatch.setattr(check.platform, "machine", lambda: machine)
+    monkeypatch.setattr(check.platform, "mac_ver", lambda: (macos, ("", "", ""), machine))
+    assert check.check_python() == (not words)
+    assert re.search(words, check.to_mend[0]) if words else check.to_mend == []
 
 
 def test_the_check_needs_nothing_installed():
@@ -82,14 +103,17 @@ def test_all_is_well(capsys):
 # ---- the stick -------------------------------------------------------------------------------
 def test_the_stick(home, photos, tmp_path_factory, monkeypatch, capsys):
     target, ran = tmp_path_factory.mktemp("stick"), []
-    monkeypatch.setattr(stick.subprocess, "run", lambda command, check: ran.append(command))
+    monkeypatch.setattr(stick.subprocess, "run", lambda command, **_: ran.append(command))
+    monkeypatch.setattr(stick.importlib.util, "find_spec", lambda name: name == "uv")
     monkeypatch.setenv("FASHION_IMAGES", str(photos))
     monkeypatch.setattr(sys, "argv", ["stick.py", str(target), "--system", "windows",
                                       "--python", "3.12"])
     stick.main()
-    (command,) = ran
+    versions, command = ran
+    assert versions[1:5] == ["-m", "uv", "pip", "compile"] and "windows" in versions
     assert command[1:4] == ["-m", "pip", "download"] and "win_amd64" in command
-    assert command[command.index("--python-version") + 1] == "3.12"
+    assert versions[-1] in command and "--no-deps" in command
+    assert all(one[one.index("--python-version") + 1] == "3.12" for one in ran)
     tutorial = target / "tutorial"
     for file in ("helpers.py", "README.md", "notebooks/01_feature_extraction.ipynb",
                  "fashion_images_embs.pickle", "images/images.csv", "images/hat-00.jpg"):
@@ -105,6 +129,14 @@ def test_a_stick_inside_the_tutorial_is_refused(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         stick.main()
     assert "give a folder outside" in capsys.readouterr().err and not (HERE / "stick").exists()
+
+
+def test_a_stick_for_another_system_needs_uv(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(stick.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["stick.py", str(tmp_path / "s"), "--system", "windows"])
+    with pytest.raises(SystemExit):
+        stick.main()
+    assert "-m pip install uv" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 
 
 def test_the_table_beside_the_photos_comes_along(home, tmp_path, monkeypatch):

@@ -6,9 +6,11 @@ sentence for each thing to mend.
 import ctypes
 import importlib
 import os
+import platform
 import re
 import shutil
 import sys
+import sysconfig
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent.parent
@@ -27,12 +29,28 @@ def say(what, found, mend=""):
 
 
 def check_python():
+    """Whether there are packages for this Python; torch, faiss and OpenVINO are the choosy ones."""
     version = "{}.{}.{}".format(*sys.version_info[:3])
-    old = "" if sys.version_info >= (3, 11) else (
-        f"Python {version} is too old: install 3.11 or newer from python.org, and make the "
-        "environment anew with it.")
-    say("Python", f"{version} in {Path(sys.prefix).name}", old)
-    return not old
+    in_range = (3, 11) <= sys.version_info < (3, 15)
+    wrong = no_torch() if in_range else (
+        f"Python {version} is too {'old' if sys.version_info < (3, 11) else 'new'}: install 3.12 "
+        "from python.org, and make the environment anew with it.")
+    say("Python", f"{version} in {Path(sys.prefix).name}", wrong)
+    return not wrong
+
+
+def no_torch():
+    """Why torch cannot be installed here, or ''. Source: the files at pypi.org/project/torch."""
+    made_for, instead = sysconfig.get_platform(), "or sit with a neighbour, or work in Colab."
+    if sys.platform == "win32" and made_for != "win-amd64":
+        return (f"This Python is made for {made_for}, torch is not: install python.org's 'Windows "
+                "installer (64-bit)', and make the environment anew with it.")
+    if sys.platform == "darwin" and platform.machine() == "x86_64":
+        return ("torch is no longer made for Intel processors of Macs. If this Mac has an Apple "
+                f"chip, install Python from python.org and make the environment anew, {instead}")
+    if sys.platform == "darwin" and int(platform.mac_ver()[0].split(".")[0]) < 14:
+        return f"torch needs macOS 14, this is {platform.mac_ver()[0]}: update it, {instead}"
+    return ""
 
 
 def check_packages():

@@ -4,6 +4,8 @@ In it: wheels for one system and Python, this repository, the photos with their 
 with the two commands to run from it. Downloads what is missing; run it where there is a network.
 """
 import argparse
+import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -12,12 +14,13 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(HERE))
 CPU_TORCH = "https://download.pytorch.org/whl/cpu"  # PyPI's for Linux is 5 GB, for graphics cards
-SYSTEMS = {  # pip's names for what wheels of today are built for
-    "this": [],
-    "linux": ["manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64",
-              "manylinux2014_x86_64"],
-    "windows": ["win_amd64"],
-    "macos-arm": ["macosx_14_0_arm64", "macosx_12_0_arm64", "macosx_11_0_arm64"],
+SYSTEMS = {  # uv's name, and pip's for what wheels of today are built for
+    "this": None,
+    "linux": ("x86_64-manylinux_2_28", ["manylinux_2_28_x86_64", "manylinux_2_27_x86_64",
+                                        "manylinux_2_17_x86_64", "manylinux2014_x86_64"]),
+    "windows": ("windows", ["win_amd64"]),
+    "macos-arm": ("aarch64-apple-darwin", ["macosx_14_0_arm64", "macosx_12_0_arm64",
+                                           "macosx_11_0_arm64"]),
 }
 LEAVE_OUT = shutil.ignore_patterns(".git", ".venv", "venv", "embeddings", "images", "drawn_images",
                                    "t-shirt.jpg", "__pycache__", ".*_cache",
@@ -40,15 +43,27 @@ elsewhere.
 
 
 def wheels(target, system, version, torch_index):
-    """All packages for that system, as wheels, so that nothing has to be built."""
-    command = [sys.executable, "-m", "pip", "download", "--dest", str(target),
-               "--requirement", str(HERE / "requirements.txt")]
-    if torch_index:
-        command += ["--extra-index-url", torch_index]
-    if system != "this":
-        command += ["--only-binary=:all:", "--python-version", version, "--implementation", "cp"]
-        command += [word for name in SYSTEMS[system] for word in ("--platform", name)]
-    subprocess.run(command, check=True)
+    """All packages for that system, as wheels, so that nothing has to be built.
+
+    pip reads "only on Windows" as a question about the machine that it runs on, so uv says what
+    another system needs. Source: docs.astral.sh/uv/pip/compile.
+    """
+    needed = str(HERE / "requirements.txt")
+    index = ["--extra-index-url", torch_index] if torch_index else []
+    download = [sys.executable, "-m", "pip", "download", "--dest", str(target), *index]
+    if system == "this":
+        subprocess.run([*download, "--requirement", needed], check=True)
+        return
+    platform, names = SYSTEMS[system]
+    target.mkdir(exist_ok=True)
+    versions = str(target / "versions.txt")
+    subprocess.run([sys.executable, "-m", "uv", "pip", "compile", "--quiet", needed, *index,
+                    "--python-platform", platform, "--python-version", version,
+                    "--index-strategy", "unsafe-best-match", "--output-file", versions],
+                   check=True, env={**os.environ, "MACOSX_DEPLOYMENT_TARGET": "14.0"})  # torch's
+    subprocess.run([*download, "--requirement", versions, "--no-deps", "--only-binary=:all:",
+                    "--python-version", version, "--implementation", "cp",
+                    *[word for name in names for word in ("--platform", name)]], check=True)
 
 
 def photos(target):
@@ -82,6 +97,8 @@ def main():
     given = ask.parse_args()
     if given.system == "this" and given.python != here:
         ask.error(f"for Python {given.python} name the system as well: --system linux")
+    if given.system != "this" and importlib.util.find_spec("uv") is None:
+        ask.error(f"a stick for another system needs uv: run {sys.executable} -m pip install uv")
     if given.folder.resolve().is_relative_to(HERE):
         ask.error(f"{given.folder} lies in the tutorial, which would be copied into itself: give a "
                   "folder outside")

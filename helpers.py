@@ -68,9 +68,10 @@ class Catalogue:
     def at_hand(self, query: int, factors: int) -> tuple[int, int]:
         """Give an example's numbers back, or what a smaller catalogue has instead, and say so."""
         here = min(query, len(self.img_names) - 1), min(factors, self.most_factors)
-        if here != (query, factors):
-            print(f"{len(self.img_names):,} photos: number {here[0]} and {here[1]} factors stand "
-                  f"in for {query} and {factors}")
+        instead = [f"{what} = {mine} in place of {asked}" for what, mine, asked in
+                   zip(("query", "factors"), here, (query, factors), strict=True) if mine != asked]
+        if instead:
+            print(f"{len(self.img_names):,} photos here, so", ", ".join(instead))
         return here
 
     def new_photos(self) -> list[Path]:

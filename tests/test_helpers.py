@@ -331,7 +331,10 @@ def test_examples_fit_what_is_there(catalogue, capsys):
     capsys.readouterr()
     assert catalogue.at_hand(3, 20) == (3, 20) and capsys.readouterr().out == ""
     assert catalogue.at_hand(100, 300) == (55, 56)
-    assert "56 photos: number 55 and 56 factors stand in for 100 and 300" in capsys.readouterr().out
+    said = "56 photos here, so query = 55 in place of 100, factors = 56 in place of 300\n"
+    assert capsys.readouterr().out.endswith(said)
+    assert catalogue.at_hand(5, 300) == (5, 56)
+    assert capsys.readouterr().out == "56 photos here, so factors = 56 in place of 300\n"
 
 
 def test_new_photos(catalogue, photos, home, tmp_path, capsys, monkeypatch):

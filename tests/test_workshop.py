@@ -131,6 +131,16 @@ def test_a_stick_inside_the_tutorial_is_refused(monkeypatch, capsys):
     assert "give a folder outside" in capsys.readouterr().err and not (HERE / "stick").exists()
 
 
+def test_packages_that_cannot_be_had_are_said_in_a_sentence(monkeypatch, tmp_path):
+    def fails(command, **_):
+        raise subprocess.CalledProcessError(1, command)
+
+    monkeypatch.setattr(stick.subprocess, "run", fails)
+    monkeypatch.setattr(sys, "argv", ["stick.py", str(tmp_path / "s")])
+    with pytest.raises(SystemExit, match="could not be had, see above: run this where there is"):
+        stick.main()
+
+
 def test_a_stick_for_another_system_needs_uv(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(stick.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(sys, "argv", ["stick.py", str(tmp_path / "s"), "--system", "windows"])

@@ -105,7 +105,11 @@ def main():
     linux = given.system == "linux" or given.system == "this" and sys.platform == "linux"
     index = given.torch_index if given.torch_index is not None else CPU_TORCH if linux else ""
     given.folder.mkdir(parents=True, exist_ok=True)
-    wheels(given.folder / "wheels", given.system, given.python, index)
+    try:
+        wheels(given.folder / "wheels", given.system, given.python, index)
+    except subprocess.CalledProcessError:  # pip or uv has said why
+        sys.exit("The packages could not be had, see above: run this where there is a network, for "
+                 "a Python from 3.11 to 3.14. What has arrived is kept")
     shutil.copytree(HERE, given.folder / "tutorial", ignore=LEAVE_OUT, dirs_exist_ok=True)
     photos(given.folder / "tutorial" / "images")
     page(given.folder, given.system, given.python)

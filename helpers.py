@@ -8,7 +8,6 @@ what it is given. What the notebooks use and do not show lies in lookalike/, a r
 """
 import copy
 import functools
-import operator
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,23 +19,21 @@ import torch
 from PIL import Image
 from sklearn.decomposition import PCA
 
-from lookalike import AnyPath, home, readable
-from lookalike.embeddings import EMB_FILENAME, load_embeddings, read_embeddings, save_embeddings
-from lookalike.errors import short_tracebacks
-from lookalike.exercises import not_yet
-from lookalike.extraction import embeddings_file, extract_embeddings, up_to_date
-from lookalike.figures import no_screen, show
-from lookalike.folders import from_here, get_images, list_photos, names_of, photo_path
-from lookalike.folders import read_labels
-from lookalike.networks import Backbone, load_backbone, same_network
-from lookalike.photos import Neighbour, check_size, pil_loader, upright_rgb
-from lookalike.quality import has_kind, label_precision, nearest_of_each
+from lookalike import AnyPath, home, shown
+from lookalike.colour import as_weight, colour_backbone, side_by_side
+from lookalike.embeddings import EMB_FILENAME, load_embeddings
+from lookalike.extraction import embed_folder, extract_embeddings
+from lookalike.folders import get_images, own_folder, scan
+from lookalike.networks import Backbone, load_backbone, refuse_another_network
+from lookalike.notebook import gallery, no_screen, not_yet, set_up_figures, short_tracebacks, show
+from lookalike.photos import BadPhoto, Neighbour, pil_loader
+from lookalike.query import Liked, Query, find, is_whole, whole
+from lookalike.quality import has_kind, interval, label_precision, nearest_of_each
 
 short_tracebacks()
+set_up_figures()
 if sys.platform == "darwin":  # see lookalike/__init__.py
     faiss.omp_set_num_threads(1)
-
-Query = int | AnyPath | Image.Image  # a photo's number, its path, or a picture
 
 
 # ---- 02: a catalogue and its factors ---------------------------------------------------------
@@ -44,17 +41,21 @@ Query = int | AnyPath | Image.Image  # a photo's number, its path, or a picture
 class Catalogue:
     """The photos to recommend, their vectors, and what made them."""
     images: Path                    # the folder with the photos
-    img_names: list[str]            # N names 'images/...'
+    img_names: list[str]            # N paths in it
     img_emb_tensors: torch.Tensor   # (N, n_features) float32
     labels: list[str]               # N labels, '' where there is none
-    about: dict                     # what made the vectors, see `read_embeddings`
+    about: dict                     # what made the vectors: backbone, weights, fingerprint
+    photos: list[bytes] = field(default_factory=list)  # N SHA-256s: what each photo is
+    new: list[str] = field(default_factory=list)       # paths of those that the table leaves out
+    skipped: dict = field(default_factory=dict)        # {path: why it cannot be used}
+    colour: float = 0               # the weight of colour beside the network's vector
     _last: tuple = field(default=(0, []), init=False)
-    _held: list = field(default_factory=list, init=False)
 
     def __repr__(self):
+        made_by = "{backbone} ({weights})".format(**self.about) if self.about else "who knows"
+        colour = f", and colour with a weight of {self.colour:g}" if self.colour else ""
         return (f"Catalogue: {len(self.img_names):,} photos, {self.img_emb_tensors.shape[1]:,} "
-                f"features each, made by {self.about.get('backbone', 'an unnamed network')} "
-                f"({self.about.get('weights', 'its weights are not named')})")
+                f"features each, made by {made_by}{colour}")
 
     @property
     def most_factors(self) -> int:
@@ -63,35 +64,21 @@ class Catalogue:
 
     def photo(self, index: int) -> Image.Image:
         """Decode photo number `index`, at the size that a figure needs."""
-        return pil_loader(photo_path(self.img_names[index], self.images), small=True)
-
-    def at_hand(self, query: int, factors: int) -> tuple[int, int]:
-        """Give an example's numbers back, or what a smaller catalogue has instead, and say so."""
-        here = min(query, len(self.img_names) - 1), min(factors, self.most_factors)
-        instead = [f"{what} = {mine} in place of {asked}" for what, mine, asked in
-                   zip(("query", "factors"), here, (query, factors), strict=True) if mine != asked]
-        if instead:
-            print(f"{len(self.img_names):,} photos here, so", ", ".join(instead))
-        return here
+        return pil_loader(self.images / self.img_names[index], small=True)
 
     def new_photos(self) -> list[Path]:
-        """List photos to ask with that are not in the catalogue: those that the table leaves out.
+        """List photos to ask with: those that the table leaves out, else the catalogue's last."""
+        return [self.images / name for name in self.new or self.img_names[-16:]]
 
-        Where no table says which, some 16 of the catalogue, or a quarter of a small one, are taken
-        out of it until it is opened again, and that is said.
-        """
-        names, step = self.img_names, max(4, len(self.img_names) // 16)
-        new = list_photos(self.images)[1] or self._held
-        if not new and len(names) >= step:
-            new = self._held = names[step - 1::step]
-            stay = [i for i in range(len(names)) if i % step != step - 1]
-            self.img_names, self.labels = [names[i] for i in stay], [self.labels[i] for i in stay]
-            self.img_emb_tensors, self._last = self.img_emb_tensors[stay], (0, [])
-            for fitted in ("pca", "compressed"):
-                vars(self).pop(fitted, None)
-            print(f"No photo is known to be new: {len(new)} are held back as such, one in {step}, "
-                  f"and {len(stay)} stay in the catalogue")
-        return [photo_path(name, self.images) for name in new or self.img_names[-1:]]
+    def at_hand(self, query: Query, factors: int) -> tuple[Query, int]:
+        """Give an example's numbers back, or what a smaller catalogue has instead, and say so."""
+        asked, here = [query, factors], [len(self.img_names) - 1, self.most_factors]
+        mine = [min(one, most) if is_whole(one) else one for one, most in zip(asked, here)]
+        instead = [f"{what} {one:,} in place of {shown(more)}" for what, one, more in
+                   zip(("photo", "factors"), mine, asked) if is_whole(more) and one < more]
+        if instead:
+            print(f"{len(self.img_names):,} photos here, so", ", ".join(instead))
+        return tuple(mine)
 
     @functools.cached_property
     def pca(self) -> PCA:
@@ -113,77 +100,44 @@ class Catalogue:
 
     def index(self, n_features: int) -> list:
         """[pca, index_compressed], see `build_compressed_index`; the last one is kept."""
-        n = _whole(n_features, "the number of factors", 1, self.most_factors,
+        n = whole(n_features, "the number of factors", 1, self.most_factors,
                    f"{len(self.img_names):,} photos of {self.img_emb_tensors.shape[1]:,} features "
                    "have no more")
         if self._last[0] != n:
             index_compressed = faiss.IndexFlatL2(n)
-            index_compressed.add(np.ascontiguousarray(self.compressed[:, :n]))
+            index_compressed.add(self.compressed[:, :n])
             self._last = n, [_first_factors(self.pca, n), index_compressed]
         return self._last[1]
 
     @functools.cached_property
     def backbone(self) -> Backbone:
         """The network that made the vectors, loaded when a photo from outside is asked with."""
-        if not self.about.get("backbone"):
+        if not self.about:
             raise ValueError("these embeddings do not say which network made them, so only photos "
-                             "of the catalogue can be asked for; make them anew in notebook 01")
-        return same_network(load_backbone(self.about["backbone"]), self.about)
+                             "of the catalogue can be asked for: open their folder with "
+                             "open_catalogue(images=...)")
+        backbone = load_backbone(self.about["backbone"])
+        refuse_another_network(backbone, self.about)
+        return backbone
 
-    def find(self, query: Query) -> tuple[int | None, Image.Image | None]:
-        """Say which photo is asked for: (its number, None), or (None, the photo) from outside."""
-        if isinstance(query, Image.Image):
-            check_size("your picture", *query.size)
-            return None, upright_rgb(query)
-        if isinstance(query, (str, Path)):
-            return self._find_path(query)
-        if not _is_whole(query):
-            raise TypeError(f"the query is a {type(query).__name__}: give a photo's number, its "
-                            "path, or a PIL image")
-        last = len(self.img_names) - 1
-        return _whole(query, "the number of the query", 0, last, "photos are counted from 0"), None
+    def find(self, query: Query) -> Liked:
+        """Say which photos are asked for: (its number, None), or (None, the photo) from outside."""
+        return find(query, self)
 
-    def _find_path(self, query):
-        if not str(query):
-            raise ValueError("the query is an empty string: give a photo's number or path")
-        if "://" in str(query):
-            raise ValueError(f"{query!r} is an address: download the photo, and give its path")
-        path = from_here(query)
-        for name in (str(query), *names_of(path, self.images, self.img_names)):
-            if name in self.img_names:
-                return self.img_names.index(name), None
-        if str(query).isdecimal() and not path.exists():
-            raise FileNotFoundError(f"no photo is called {str(query)!r}: if you mean photo number "
-                                    f"{query} of the catalogue, leave the quotes out")
-        return None, pil_loader(path, small=True)
-
-    def query_vector(self, own: int | None, photo: Image.Image | None, factors: int) -> np.ndarray:
-        """Compress what `find` found, to (1, factors) float32."""
+    def query_vector(self, liked: Liked, factors: int) -> np.ndarray:
+        """Compress what `find` found, to (1, factors) float32: the mean of the liked photos."""
         pca = self.index(factors)[0]
-        if own is not None:
-            return np.ascontiguousarray(self.compressed[own:own + 1, :pca.n_components])
-        vector = self.backbone.embed([photo]).numpy()
-        if not np.isfinite(vector).all():
-            raise ValueError("the network gave no finite vector: its weights are damaged")
-        return pca.transform(vector).astype(np.float32)
-
-
-def _is_whole(value):
-    """Not True, and not an array: both can be asked for an index."""
-    return hasattr(value, "__index__") and not isinstance(value, bool) and \
-        not getattr(value, "ndim", 0)
-
-
-def _whole(value, what, least, most, why):
-    """The value as an int, or an error that says what is allowed."""
-    allowed = f"a whole number from {least} to {most:,}" if most is not None else \
-        f"a whole number, {least} or more"
-    if not _is_whole(value):
-        raise TypeError(f"{what} is {value!r}, and must be {allowed}: {why}")
-    number = operator.index(value)
-    if number < least or (most is not None and number > most):
-        raise ValueError(f"{what} is {number:,}, and must be {allowed}: {why}")
-    return number
+        own = [self.compressed[i:i + 1, :factors] for i, _ in liked if i is not None]
+        outside = [photo for _, photo in liked if photo is not None]
+        if outside:
+            vectors = self.backbone.embed(outside)
+            if not torch.isfinite(vectors).all():
+                raise ValueError("the network gave no finite vector: its weights are damaged")
+            if self.colour:
+                hues = colour_backbone().embed(outside)
+                vectors = side_by_side((vectors, 1), (hues, self.colour))
+            own.append(pca.transform(vectors.numpy()))
+        return np.concatenate(own).mean(axis=0, keepdims=True)
 
 
 def _first_factors(pca, n):
@@ -197,65 +151,59 @@ def _first_factors(pca, n):
     return cut
 
 
-_default: Catalogue | None = None  # what search() and the others take unless they are given one
+opened: list[Catalogue] = []  # what search() and the others take unless they are given one
 
 
-def open_catalogue(emb_filename: AnyPath | None = None, backbone: Backbone | None = None,
-                   images: AnyPath | None = None) -> Catalogue:
-    """Find the photos and their embeddings, and make them what `search` searches.
-
-    Photos that are new, or changed, are embedded first and kept for the next time.
+def open_catalogue(images: AnyPath | None = None, backbone: Backbone | None = None,
+                   colour: float | None = None) -> Catalogue:
+    """Find photos and their vectors; those never seen before are embedded, and kept.
 
     Parameters
     ----------
-    emb_filename
-        Embeddings to take as they are.
-    backbone
-        The network to embed with; without it, the one that made the embeddings on disk, else
-        EfficientNet-Lite1. One of `load_tuned` with a head alone is laid over those.
     images
         A folder of photos, in place of `get_images`.
+    backbone
+        The network to embed with; without it, the one that the folder was last opened with, else
+        EfficientNet-Lite1. One of `load_tuned` with a head alone is laid over what its network
+        made.
+    colour
+        How much colour counts beside what the network says, 0 to 1 or so: see notebook 06.
+        Without it as much as a tuned backbone was chosen with, else 0.
 
     Raises
     ------
+    OSError
+        There is no such folder, no photo in it, or vectors cannot be kept.
     ValueError
-        The embeddings are of other photos, or of another network.
+        None of the photos can be used, the table of labels cannot be read, or colour is no weight.
 
-    Without any argument it is also what `search` and the others take from then on.
+    Opened without any argument, it is also what `search` and the others take from then on. Others
+    are given to them: `search(3, 10, catalogue)`.
     """
-    global _default
-    plain = emb_filename is None and backbone is None and images is None
-    folder = Path(images).resolve() if images else get_images()
-    head_only = backbone is not None and backbone.base and not backbone.last_block
-    names, vectors, about = read_embeddings(emb_filename) if emb_filename else \
-        up_to_date(folder, None if head_only else backbone)
+    plain = images is None and backbone is None and colour is None
+    colour = as_weight(colour if colour is not None else backbone.colour if backbone else 0)
+    folder = get_images() if images is None else own_folder(images)
+    found = scan(folder)
+    head_only = backbone is not None and backbone.base is not None and not backbone.last_block
+    known = embed_folder(folder, found.names, backbone.base if head_only else backbone)
+    vectors, about = known.img_emb_tensors, known.about
     if head_only:
-        vectors, about = _under_head(vectors, about, backbone)
-    here = [i for i, name in enumerate(names)
-            if not emb_filename or photo_path(name, folder).exists()]
-    if not here:
-        raise ValueError(f"{Path(emb_filename).name} knows none of the photos in {folder.name}/ "
-                         f"(its first is {names[0]!r}): give the folder that it was made of")
-    labels = about.get("labels", {}) | read_labels(folder)
-    catalogue = Catalogue(folder, [names[i] for i in here], vectors[here],
-                          [labels.get(names[i], "") for i in here], about)
+        with torch.inference_mode():
+            vectors, about = backbone.network[-1](vectors), backbone.about
+    if colour:
+        hues = embed_folder(folder, known.img_names, colour_backbone())
+        vectors = side_by_side((vectors, 1), (hues.img_emb_tensors, colour))
+    catalogue = Catalogue(folder, known.img_names, vectors,
+                          [found.labels[name] for name in known.img_names], about, known.photos,
+                          found.new, known.skipped, colour)
     if backbone is not None:
-        catalogue.backbone = same_network(backbone, about)
+        catalogue.backbone = backbone
     if plain:
-        _default = catalogue
+        opened[:] = [catalogue]
+    if catalogue.skipped:
+        print(f"Left out: {len(catalogue.skipped):,} photos; catalogue.skipped says why")
     print(catalogue)
     return catalogue
-
-
-def _under_head(vectors, about, backbone):
-    """The vectors under the head of a tuned backbone, and what made them."""
-    if about.get("fingerprint") != backbone.base:
-        made_by = f"{about.get('backbone')} ({about.get('weights')})"
-        raise ValueError(f"the embeddings were made by {made_by}, and {backbone.weights} does not "
-                         "belong to it: train one on these in notebook 06")
-    with torch.inference_mode():
-        vectors = backbone.network[-1](vectors)
-    return vectors, about | {"weights": backbone.weights, "fingerprint": backbone.fingerprint}
 
 
 def build_compressed_index(n_features: int, catalogue: Catalogue | None = None) -> list:
@@ -269,7 +217,7 @@ def build_compressed_index(n_features: int, catalogue: Catalogue | None = None) 
 
 
 def _given(catalogue):
-    return catalogue or _default or open_catalogue()
+    return catalogue or (opened[0] if opened else open_catalogue())
 
 
 # ---- 03 and 04: the nearest, and showing them ------------------------------------------------
@@ -280,30 +228,34 @@ def nearest(query: Query, factors: int, k: int = 4,
     Parameters
     ----------
     query
-        A photo's number in the catalogue, a path, or a PIL image.
+        A photo's number in the catalogue, a path, a PIL image, or what an upload button holds; or
+        a list of these: then the mean of their vectors asks. A number past the end is the last
+        photo, which is said.
     factors
-        To how many numbers PCA compresses the vectors.
+        To how many numbers PCA compresses the vectors; more than there are, which is said, are as
+        many as there are.
     k
         How many; a catalogue of fewer photos gives as many as it has.
 
     Returns
     -------
     list of Neighbour
-        Nearest first: name, label, squared distance, number.
+        Nearest first, none of those asked with: number, label, squared distance, name.
     """
     catalogue = _given(catalogue)
-    return _neighbours(catalogue, *catalogue.find(query), factors, k)
+    query, factors = catalogue.at_hand(query, factors)
+    return _neighbours(catalogue, catalogue.find(query), factors, k)
 
 
-def _neighbours(catalogue, own, photo, factors, k):
-    k = _whole(k, "the number of neighbours", 1, None, "ask for one at least")
-    vector = catalogue.query_vector(own, photo, factors)
-    # one more than asked: the query itself, if it is in the catalogue, is left out because it is
-    # that photo. Where there are fewer photos than asked for, faiss fills up with -1.
-    most = min(k, len(catalogue.img_names)) + 1
+def _neighbours(catalogue, liked, factors, k):
+    k = whole(k, "the number of neighbours", 1, None, "ask for one at least")
+    vector, own = catalogue.query_vector(liked, factors), {number for number, _ in liked}
+    # more than asked: photos of the query that are in the catalogue are left out because they are
+    # those photos. Where there are fewer photos than asked for, faiss fills up with -1.
+    most = min(k, len(catalogue.img_names)) + len(own)
     D, I = catalogue.index(factors)[1].search(vector, most)
     return [Neighbour(catalogue.img_names[i], catalogue.labels[i], float(d), int(i))
-            for d, i in zip(D[0], I[0], strict=True) if i != own and i >= 0][:k]
+            for d, i in zip(D[0], I[0], strict=True) if i not in own and i >= 0][:k]
 
 
 def search(query: Query, factors: int, catalogue: Catalogue | None = None) -> list[Neighbour]:
@@ -314,7 +266,7 @@ def search(query: Query, factors: int, catalogue: Catalogue | None = None) -> li
     query, factors
         As for `nearest`.
     catalogue
-        Where to search; without it, what `open_catalogue()` opens.
+        Where to search; without it, what `open_catalogue()` opened.
 
     Without a screen, as in a script on a server, the four are printed.
     """
@@ -325,18 +277,17 @@ def compare(query: Query, factors: list[int],
             catalogue: Catalogue | None = None) -> list[list[Neighbour]]:
     """Draw the query once, and beside it its four nearest at each number of factors."""
     catalogue = _given(catalogue)
-    own, photo = catalogue.find(query)
-    found = [_neighbours(catalogue, own, photo, n, 4) for n in factors]
-    first, *others = _figure(len(factors) + 1)
-    if own is None:
-        _draw(first.subplots(), photo, _short(photo))
-    else:
-        _draw(first.subplots(), *_numbered(own, catalogue))
-    first.suptitle("Query")
-    for place, n, neighbours in zip(others, factors, found):
-        _draw_grid(place, [one.index for one in neighbours], f"faiss compressed {n}", catalogue)
+    asked = [catalogue.at_hand(query, n) for n in factors]
+    liked = catalogue.find(asked[0][0])
+    found = [_neighbours(catalogue, liked, n, 4) for _, n in asked]
+    first, *others = _figure(len(found) + 1)
+    _draw_grid(first, [_numbered(i, catalogue) if photo is None else (photo, _short(photo))
+                       for i, photo in liked], "Query")
+    for place, (_, n), four in zip(others, asked, found):
+        title = f"faiss compressed {n}, {catalogue.images.name}/"
+        _draw_grid(place, [_numbered(one.index, catalogue) for one in four], title, 4)
         if no_screen():
-            print(f"faiss compressed {n}:", *neighbours, sep="\n  ")
+            print(f"{title}: {', '.join(map(repr, four))}")
     show()
     return found
 
@@ -344,16 +295,17 @@ def compare(query: Query, factors: list[int],
 def main_image(img_path: AnyPath | Image.Image, desc: str) -> None:
     """Draw one photo (a path, or a PIL image) under the title `desc`."""
     photo = img_path if isinstance(img_path, Image.Image) else pil_loader(img_path)
-    (place,) = _figure(1)
-    _draw(place.subplots(), photo, _short(photo))
-    place.suptitle(desc, parse_math=False)
+    _draw_grid(*_figure(1), [(photo, _short(photo))], desc)
     show()
 
 
 def similar_images(indices: list[int], suptitle: str, catalogue: Catalogue | None = None) -> None:
     """Draw up to four photos of the catalogue, given by their numbers, two by two."""
-    (place,) = _figure(1)
-    _draw_grid(place, indices, suptitle, _given(catalogue))
+    catalogue = _given(catalogue)
+    last = len(catalogue.img_names) - 1
+    shown_here = [whole(i, "a photo's number", 0, last, "photos are counted from 0")
+                  for i in indices[:4]]
+    _draw_grid(*_figure(1), [_numbered(i, catalogue) for i in shown_here], suptitle, 4)
     show()
 
 
@@ -363,18 +315,27 @@ def _figure(parts):
     return figure.subfigures(1, parts, squeeze=False)[0]
 
 
-def _draw_grid(place, indices, suptitle, catalogue):
-    for ax, index in zip(place.subplots(2, 2).flat, [*indices, None, None, None, None]):
-        if index is None:
+def _draw_grid(place, pictures, suptitle, places=1):
+    """(Photo, caption) of each, in a square of at least so many places."""
+    side = int(np.ceil(np.sqrt(max(places, len(pictures)))))
+    for ax, (photo, caption) in zip(place.subplots(side, side, squeeze=False).flat,
+                                    [*pictures, *[(None, "")] * side ** 2]):
+        if photo is None:
             ax.axis("off")
-        else:
-            _draw(ax, *_numbered(index, catalogue))
+            continue
+        ax.imshow(photo)
+        ax.set_xlabel(caption, fontsize=9, parse_math=False)
+        ax.set_xticks([])
+        ax.set_yticks([])
     place.suptitle(suptitle, parse_math=False)
 
 
 def _numbered(index, catalogue):
     """(Photo, caption): its number, to go on with, and its label, or its name if it has none."""
-    photo = catalogue.photo(index)
+    try:
+        photo = catalogue.photo(index)
+    except (OSError, BadPhoto):  # deleted since the catalogue was opened
+        return Image.new("L", (3, 4), 200), f"{index}: cannot be read now"
     return photo, f"{index}: {catalogue.labels[index] or _short(photo)}"
 
 
@@ -382,10 +343,3 @@ def _short(photo):
     """As much of the file's name as fits below a photo."""
     name = Path(getattr(photo, "filename", "")).name
     return name if len(name) <= 24 else f"{name[:8]}...{name[-8:]}"
-
-
-def _draw(ax, photo, caption):
-    ax.imshow(photo)
-    ax.set_xlabel(readable(caption), fontsize=9, parse_math=False)
-    ax.set_xticks([])
-    ax.set_yticks([])

@@ -1,18 +1,22 @@
 """A folder of photos: where it comes from, what is in it, and its labels."""
 import collections
+import contextlib
 import csv
 import functools
 import hashlib
 import io
 import os
 import shutil
+import socket
 import tempfile
+import time
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import lookalike
-from lookalike import AnyPath, home
+from lookalike import AnyPath, cache_folder, home, readable, say_once, shown
 
 # The clothing data set, CC0, https://github.com/alexeygrigorev/clothing-dataset. GitHub does not
 # promise that the bytes of an archive stay the same, so what is checked is the content: the
@@ -22,9 +26,12 @@ PHOTOS_URL = f"https://github.com/alexeygrigorev/clothing-dataset/archive/{PHOTO
 PHOTOS_SHA256 = "57ce6e8cb41d5fa7fffbb5ad67abf6fef766fb67fb1115d49c6b257f7e18ddf6"
 PHOTO_ENDINGS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif",
                  ".tiff", ".heic", ".heif", ".avif"}
-HIDDEN = (".", "@eaDir", "__MACOSX", "$RECYCLE.BIN")  # what systems put beside people's files
+# what systems put beside people's files, beside all that starts with a dot
+NOT_THEIRS = {"@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "__macosx",
+              "system volume information", "lost+found"}
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # are no classes
 TABLES = {"images.csv": ("image", "label"), "styles.csv": ("id", "articleType")}
+PATIENCE = 20  # seconds without a byte after which a network is given up
 
 
 # ---- where the photos come from --------------------------------------------------------------
@@ -35,49 +42,76 @@ def get_images() -> Path:
     of 660 garments is drawn instead (about 10 s, once), and the next call tries it again.
     """
     if os.environ.get("FASHION_IMAGES"):
-        return own_folder(os.environ["FASHION_IMAGES"])
-    images = lookalike.HERE / "images"
-    images = images if images.is_dir() else home() / "images"
+        return own_folder(os.environ["FASHION_IMAGES"], "FASHION_IMAGES")
+    images = _here("images")
     if not images.is_dir():
+        images = home() / "images"
         try:
             download_photos(images)
-        except (OSError, ValueError) as error:  # requests' and shutil's errors are OSErrors
-            return _drawn(type(error).__name__ if isinstance(error, OSError) else error)
+        except (OSError, ValueError) as error:
+            if not images.is_dir():  # another notebook may have been quicker
+                return _drawn(error)
     print("Photos: the clothing data set in images/")
     return images
 
 
-def own_folder(path: AnyPath) -> Path:
-    """Find a folder of photos, or a data set's root with images/ in it, and say which it is."""
-    images = from_here(path).resolve()
-    if not images.is_dir():
-        raise FileNotFoundError(f"FASHION_IMAGES is {str(images)!r}, which is not a folder: mend "
-                                "it, or unset it")
-    inner = images / "images"
-    if inner.is_dir() and not any(_is_photo(file.name) for file in images.iterdir()):
-        images = inner
-    print(lookalike.readable(f"Photos: your own folder {images.name}/ (FASHION_IMAGES)"))
-    return images
-
-
-def _drawn(reason):
-    """The folder of the stand-in, drawn if it is not there."""
-    images = home() / "drawn_images"
-    if not (images / "images.csv").exists():
-        from tqdm import tqdm
-
-        from lookalike.stand_in import draw_catalogue
-        draw_catalogue(images, progress=functools.partial(tqdm, desc="Drawing garments"))
-    print(f"Photos: drawn ones in {images.name}/ stand in for the real ones, which could not be "
-          f"downloaded ({reason}). Connect and run this again, or set FASHION_IMAGES to your own")
+def own_folder(path: AnyPath, said_by: str = "images") -> Path:
+    """Find a folder of a reader's own, and say which it is."""
+    images = from_here(path)
+    if not os.path.isdir(images):
+        raise FileNotFoundError(f"{said_by} is {shown(str(path))}, which is not a folder: mend it, "
+                                "or leave it out")
+    images = images.resolve()
+    print(readable(f"Photos: your own folder {images.name}/"))
     return images
 
 
 def from_here(path: AnyPath) -> Path:
     """Resolve a path that a reader gave, relative to where the code runs or to the checkout."""
-    path = Path(path).expanduser()
-    places = (path, lookalike.HERE / path, home() / path)
-    return next((place for place in places if place.exists()), path)
+    path = Path(path)
+    if path.parts[:1] == ("~",):  # a file may be called ~1.jpg
+        path = path.expanduser()
+    return path if os.path.exists(path) else _here(path)
+
+
+def _here(path):
+    """The path in the checkout or the cache; asks for no right to write."""
+    places = lookalike.HERE / path, cache_folder() / path
+    return next((place for place in places if os.path.exists(place)), Path(path))
+
+
+def _drawn(error):
+    """The folder of the stand-in, drawn if it is not there."""
+    images = _here("drawn_images")
+    if not images.is_dir():
+        from tqdm import tqdm
+
+        from lookalike.stand_in import draw_catalogue
+        images = home() / "drawn_images"
+        with _whole_or_not_at_all(images) as unfinished:
+            draw_catalogue(unfinished, progress=functools.partial(tqdm, desc="Drawing garments"))
+    print(f"Photos: drawn ones in {images.name}/ stand in for the real ones, which could not be "
+          f"downloaded ({shown(error)}). Connect and run this again, or set FASHION_IMAGES to "
+          "your own")
+    return images
+
+
+@contextlib.contextmanager
+def _whole_or_not_at_all(folder: Path) -> Iterator[Path]:
+    """Give an empty folder to fill, which becomes `folder` at the end, if that is not there yet."""
+    for left in folder.parent.glob(f".{folder.name}-*"):  # of a run that was killed
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > 24 * 3600:
+                shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as work:
+        unfinished = Path(work, folder.name)
+        unfinished.mkdir()
+        yield unfinished
+        try:
+            os.replace(unfinished, folder)
+        except OSError:
+            if not folder.is_dir():  # else another notebook was quicker, and it is the same
+                raise
 
 
 def download_photos(images: AnyPath, url: str = PHOTOS_URL, sha256: str = PHOTOS_SHA256) -> None:
@@ -93,174 +127,198 @@ def download_photos(images: AnyPath, url: str = PHOTOS_URL, sha256: str = PHOTOS
     Raises
     ------
     OSError
-        There is no way through (requests.RequestException), or it is not an archive.
+        There is no way through.
     ValueError
         What arrived is not the data set.
     """
-    import pooch
-    images = Path(images)
-    pooch.get_logger().setLevel("WARNING")
-    # seconds to connect, and to wait for data
-    downloader = pooch.HTTPDownloader(progressbar=True, timeout=(5, 20))
-    with tempfile.TemporaryDirectory(dir=images.parent, prefix=".download-") as work:
-        archive = pooch.retrieve(url, None, path=work, fname="photos.zip", downloader=downloader)
-        shutil.unpack_archive(archive, work)  # leaves out names that would climb out
-        whole = Path(work, "images")
-        whole.mkdir()
-        for file in [*Path(work).glob("*/images/*"), *Path(work).glob("*/images.csv")]:
+    with _whole_or_not_at_all(Path(images)) as whole:
+        archive, work = whole.parent / "photos.zip", whole.parent / "archive"
+        download(url, archive)
+        try:
+            shutil.unpack_archive(archive, work)  # leaves out names that would climb out
+        except Exception as error:  # zipfile raises nearly anything on a damaged one
+            raise ValueError(f"what {url} sent is no archive, or damaged ({error})") from None
+        for file in [*work.glob("*/images/*"), *work.glob("*/images.csv")]:
             file.rename(whole / file.name)
         sums = sorted(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n"
                       for file in whole.iterdir())
         if hashlib.sha256("".join(sums).encode()).hexdigest() != sha256:
             raise ValueError(f"what {url} sent, {len(sums)} files, is not the data set")
-        os.replace(whole, images)
+
+
+def download(url: str, file: Path, hash_prefix: str | None = None) -> None:
+    """Download with a progress bar; give up after 20 seconds without a byte.
+
+    Raises OSError, or RuntimeError where the file's SHA-256 does not start with `hash_prefix`.
+    Source: torch.hub.download_url_to_file.
+    """
+    from torch.hub import download_url_to_file
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)  # by itself it would wait for minutes on a dead network
+    try:
+        download_url_to_file(url, str(file), hash_prefix)
+    finally:
+        socket.setdefaulttimeout(patience)
 
 
 # ---- what is in it ---------------------------------------------------------------------------
-def list_photos(images: AnyPath) -> tuple[list[str], list[str]]:
-    """List (img_names, new_photos): those to recommend, and those without a label, the 'new' ones.
+class Photos(NamedTuple):
+    """What is in a folder; a photo's name is its path in the folder, with / between folders."""
+    names: list[str]          # those to recommend, sorted
+    new: list[str]            # those that a table of labels leaves out, sorted
+    labels: dict[str, str]    # for each of `names`, '' where there is none
 
-    Both are sorted lists of 'images/<path in the folder>'. None is new where no table says which
-    have a label. What is left out is said, once.
+
+def scan(images: AnyPath, column: str = "label") -> Photos:
+    """Walk a folder once: which photos are in it, which of them are new, and their labels.
+
+    Labels come from images.csv (image, label) or styles.csv (id, articleType), in the folder or
+    beside it; where there is no table, from the folders that the photos lie in, as in torchvision's
+    ImageFolder. What is left out is said, once.
+
+    Parameters
+    ----------
+    images
+        The folder.
+    column
+        Which of the table's columns: "sender_id" says who took each photo.
+
+    Raises
+    ------
+    OSError
+        There is no photo in it.
+    ValueError
+        The table cannot be read, or has no such column.
     """
-    found, passed_over = _files(images)
+    found, passed_over, unread = _files(images)
     if passed_over:
-        counts = ", ".join(f"{n} {ending}" for ending, n in sorted(passed_over.items()))
-        _say_once(f"Passed over: {counts}")
+        counts = ", ".join(f"{n} {what}" for what, n in sorted(passed_over.items()))
+        say_once(f"Passed over: {counts}")
+    if unread:
+        say_once(f"Could not be read, so its photos are missing: {', '.join(unread)}")
     if not found:
-        raise FileNotFoundError(f"no photo in {str(images)!r}, none of {sorted(PHOTO_ENDINGS)}")
-    labels, table = _labels(images, found, "label")
+        raise FileNotFoundError(f"no photo in {shown(str(images))}, none of "
+                                f"{', '.join(sorted(PHOTO_ENDINGS))}")
+    table, labels = _labels_by_table(images, found, column)
     new = [name for name in found if table and name not in labels]
     if new:
-        _say_once(f"Kept aside as new ones: {len(new):,} photos that are not in {table}")
-    return [name for name in found if not table or name in labels], new
+        say_once(f"Kept aside as new ones: {len(new):,} photos that are not in {table}")
+    if not table:
+        labels = _labels_by_folder(found)
+    return Photos([name for name in found if name in labels], new, labels)
 
 
-def read_labels(images: AnyPath, column: str = "label") -> dict[str, str]:
-    """Read {'images/<path in the folder>': label}, '' where a photo has none.
+def _files(images):
+    """(Sorted names of all photos, {what: how many} was passed over, what could not be read)."""
+    found, passed_over, unread = [], collections.Counter(), []
+    for folder, folders, files in os.walk(images, onerror=lambda error: unread.append(
+            f"{os.path.relpath(error.filename, images)}/ ({error.strerror})")):
+        folders[:] = filter(_theirs, folders)
+        # links are not followed: one to a folder above would never end
+        passed_over["linked folder"] += sum(os.path.islink(Path(folder, one)) for one in folders)
+        for file in filter(_theirs, files):
+            name = Path(folder, file).relative_to(images).as_posix()
+            ending = os.path.splitext(file)[1].lower()
+            if readable(name) != name:
+                passed_over["whose names are not UTF-8 (rename them)"] += 1
+            elif ending in PHOTO_ENDINGS:
+                found.append(name)
+            elif file not in TABLES:
+                passed_over[ending or "without an ending"] += 1
+    return sorted(found), +passed_over, unread
 
-    From images.csv (image, label) or styles.csv (id, articleType), in the folder or beside it;
-    where there is no table, a folder a class gives the labels, as in torchvision's ImageFolder.
-    `column` is which of a table's columns: "sender_id" says who took each photo. Raises
-    ValueError for a table without it, or one that cannot be read.
-    """
-    return _labels(images, _files(images)[0], column)[0]
+
+def _theirs(name):
+    return not name.startswith(".") and name.lower() not in NOT_THEIRS
 
 
-def _labels(images, found, column):
-    """({name: label}, the table that they are from, '' where there is none)."""
+def _labels_by_folder(found):
+    """The innermost folder of each photo, train/ and test/ left aside; at least two kinds."""
+    labels = {name: Path(name).parent.name for name in found}
+    labels = {name: "" if kind.lower() in SPLITS else kind for name, kind in labels.items()}
+    kinds = sorted({*labels.values()} - {""})
+    if len(kinds) < 2:
+        return dict.fromkeys(found, "")
+    say_once(f"Labels by the folders' names, {len(kinds)} kinds: {', '.join(kinds[:5])}"
+             + ", ..." * (len(kinds) > 5))
+    return labels
+
+
+# ---- labels from a table ---------------------------------------------------------------------
+def _labels_by_table(images, found, column):
+    """(The table's name, {name: label}); ('', {}) where no table names any of the photos."""
     for table in (Path(place, name) for name in TABLES for place in (images, Path(images).parent)):
-        if not table.is_file():
-            continue
-        rows = _read_table(table, column)
-        labels = {name: rows[key] for name in found for key in _keys(name) if key in rows}
-        if labels or not found:
-            return labels, table.name
-        _say_once(f"{table.name} names none of the photos: its first is {next(iter(rows), None)!r},"
-                  f" the first photo is {found[0].removeprefix('images/')!r}")
-    classes = {name: _class(name) for name in found}
-    kinds = sorted({*classes.values()} - {""})
-    if column != "label" or len(kinds) < 2:
-        return {}, ""
-    _say_once(f"Labels by the folders' names, {len(kinds)} kinds: {', '.join(kinds[:5])}"
-              + ", ..." * (len(kinds) > 5))
-    return classes, ""
+        if table.is_file():
+            key, label = TABLES[table.name]
+            rows = _rows(table, key, label if column == "label" else column)
+            labels = _of_photos(table.name, rows, found)
+            if labels:
+                return table.name, labels
+            say_once(f"{table.name} names none of the photos: its first is "
+                     f"{shown(next(iter(rows), None))}, the first photo is {found[0]!r}")
+    return "", {}
 
 
-def _class(name):
-    """The outermost folder that a photo lies in, train/ and test/ left aside; '' for none."""
-    folders = name.removeprefix("images/").split("/")[:-1]
-    kind = next((folder for folder in folders if folder.lower() not in SPLITS), "")
-    return lookalike.readable(kind)
-
-
-def _read_table(table, column):
-    """{what a row says of which photo, as `_keys` has it: what stands in the column}."""
+def _rows(table, key, column):
+    """{what a row calls a photo, as `_plain` has it: what stands in the column}."""
     data = table.read_bytes()
+    rows, line = {}, 1
     try:
         text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except UnicodeDecodeError:
-        raise ValueError(f"{table.name} is not UTF-8 text: open it in a spreadsheet program, and "
-                         "save it as 'CSV UTF-8'") from None
-    key, label = TABLES[table.name]
-    wanted = label if column == "label" else column
-    first = text.partition("\n")[0]
-    try:
-        delimiter = max(",;\t", key=first.count)
-        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
-        head = [word.strip() for word in rows[0]] if rows else []
-        at_key, at = head.index(key), head.index(wanted)
-    except ValueError:
-        missing = key if key not in head else wanted
-        raise ValueError(f"{table.name} has no column {missing!r}: add it") from None
-    except csv.Error as error:
-        raise ValueError(f"{table.name} is no table ({error}): save it as 'CSV UTF-8'") from None
-    # a row that ends before the column is a photo without a label
-    return {_plain(row[at_key]): row[at].strip() if len(row) > at else ""
-            for row in rows[1:] if len(row) > at_key and row[at_key].strip()}
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True,
+                                delimiter=max(",;\t", key=text.partition("\n")[0].count))
+        reader.fieldnames = [word.strip() for word in reader.fieldnames or []]
+        for missing in {key, column}.difference(reader.fieldnames):
+            raise csv.Error(f"there is no column {missing!r}")
+        line = reader.line_num + 1
+        for row in reader:
+            name, label = _plain(row[key] or ""), (row[column] or "").strip()
+            if "\n" in name + label or rows.get(name, label) != label:
+                raise csv.Error(f"{shown(name)} has a second label, or one of several lines")
+            rows[name], line = label, reader.line_num + 1
+    except (csv.Error, UnicodeDecodeError) as error:
+        what = error if isinstance(error, csv.Error) else "not UTF-8 text"
+        raise ValueError(f"{table.name}, line {line}: {what}. Mend it there, or save the table as "
+                         "'CSV UTF-8' from a spreadsheet program") from None
+    rows.pop("", None)
+    return rows
+
+
+def _of_photos(table, rows, found):
+    """{name: label} for each photo that a row names; a row that fits several fits none."""
+    named, labels, unclear = collections.defaultdict(set), {}, []
+    for name in found:
+        for key in _keys(name):
+            named[key].add(name)
+    for key, label in rows.items():
+        fits = _fitting(key, named.get(key, set()))
+        if len(fits) > 1:
+            unclear.append(key)
+        elif fits and labels.setdefault(*fits, label) != label:
+            raise ValueError(f"{table} calls {fits.pop()!r} more than one thing, {label!r} the "
+                             "last time: leave one row of it")
+    if unclear:
+        say_once(f"{table}: {len(unclear)} rows fit several photos each, and so none, the first "
+                 f"is {unclear[0]!r}: write paths, with the files' endings")
+    return labels
+
+
+def _fitting(key, names):
+    """Those of the names that a row means: a whole path says more than the name of a file."""
+    for says_most in (0, 1):
+        if len(names) > 1:
+            names = {name for name in names if _keys(name)[says_most] == key} or names
+    return names
 
 
 def _plain(text):
     """As a table and a file system both may have written it."""
     text = unicodedata.normalize("NFC", text.strip()).casefold().replace("\\", "/")
-    return text.removeprefix("images/")
+    return text.removeprefix("./").removeprefix("images/")
 
 
 def _keys(name):
-    """What a table may call a photo; what says most about it last."""
+    """What a table may call a photo: by its path, and by its file alone."""
     path = _plain(name)
     file = path.rpartition("/")[2]
-    return os.path.splitext(file)[0], file, os.path.splitext(path)[0], path
-
-
-def _files(images):
-    """(Sorted names of all photos, {ending: how many other files}); hidden ones do not count."""
-    found, passed_over = [], collections.Counter()
-    for folder, folders, files in os.walk(images):
-        folders[:] = [name for name in folders if not name.startswith(HIDDEN)]
-        # links are not followed: one to a folder above would never end
-        passed_over.update("linked folder" for name in folders
-                           if os.path.islink(os.path.join(folder, name)))
-        inside = Path("images", Path(folder).relative_to(images)).as_posix()
-        found += [f"{inside}/{file}" for file in files if _is_photo(file)]
-        others = [file for file in files
-                  if not (_is_photo(file) or file.startswith(HIDDEN) or file in TABLES)]
-        passed_over.update(os.path.splitext(file)[1].lower() or "without an ending"
-                           for file in others)
-    return sorted(found), passed_over
-
-
-def _is_photo(file):
-    return os.path.splitext(file)[1].lower() in PHOTO_ENDINGS and not file.startswith(HIDDEN)
-
-
-@functools.cache
-def _say_once(line):
-    print(lookalike.readable(line))
-
-
-def photo_path(name: str, images: AnyPath) -> Path:
-    """Say where the photo that the embeddings call 'images/x.jpg' lies: x.jpg in the folder."""
-    return Path(images) / name.removeprefix("images/")
-
-
-def names_of(path: Path, images: AnyPath, img_names: list[str]) -> Iterator[str]:
-    """Give the names that embeddings may have for the file at `path`."""
-    images = Path(images).resolve()
-    place = path.parent.resolve() / path.name  # not path.resolve(): a link is a photo itself
-    if place.is_relative_to(images):
-        yield f"images/{place.relative_to(images).as_posix()}"
-    for name in img_names:  # macOS and Windows also find a file by other spellings
-        if _plain(name).endswith(_plain(path.name)) and path.exists():
-            file = photo_path(name, images)
-            if file.exists() and file.samefile(path):
-                yield name
-
-
-def photo_stat(file: Path) -> list[int] | None:
-    """Take a file's [size in bytes, modification time in ns], by which a changed one is told."""
-    try:
-        stat = file.stat()
-    except OSError:
-        return None
-    return [stat.st_size, stat.st_mtime_ns]
+    return path, os.path.splitext(path)[0], file, os.path.splitext(file)[0]

@@ -5,13 +5,13 @@ import hashlib
 import logging
 import os
 import pickle
-import socket
 import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
+from typing import NamedTuple
 from urllib.request import getproxies
 
 import numpy as np
@@ -20,11 +20,17 @@ from joblib import cpu_count
 from PIL import Image
 
 from lookalike import AnyPath
-from lookalike.folders import from_here
+from lookalike.folders import download, from_here
 from lookalike.photos import BadPhoto, pil_loader
 
 BATCH = 4  # photos a batch: of 1 to 16 the quickest for EfficientNet-Lite1, as good for ResNet50
 MANY = 300  # photos from which on the seconds that OpenVINO takes to compile are won back
+
+
+class Engine(NamedTuple):
+    """A function, (B, H, W, 3) bytes to (B, n_features) float32, and what computes it."""
+    compute: Callable
+    name: str
 
 
 @dataclass(eq=False)
@@ -39,15 +45,18 @@ class Backbone:
     n_features: int
     weights: str              # where they came from, for people
     fingerprint: str          # of the weights, so that vectors of two checkpoints never mix
-    base: str = ""            # of a tuned one, the fingerprint of the backbone below (tuning.py)
-    last_block: bool = False  # of a tuned one, whether layers of the network were trained as well
+    base: "Backbone | None" = field(default=None, repr=False)  # below a tuned one (tuning.py)
+    last_block: bool = field(default=False, repr=False)  # whether its layers were tuned as well
+    colour: float = field(default=0, repr=False)  # of a tuned one, colour's weight beside it
 
     def __getstate__(self):
-        return {key: value for key, value in vars(self).items() if key not in ("fast", "plain")}
+        return {key: value for key, value in vars(self).items()
+                if key not in ("with_torch", "compiled")}
 
-    def made_ready(self, photos: int) -> tuple[Callable, str]:
-        """Give `fast` for many photos, and `plain` for a few, which need not wait for it."""
-        return self.fast if photos >= MANY else self.plain
+    @property
+    def about(self) -> dict[str, str]:
+        """What is kept beside vectors that this network made."""
+        return {"backbone": self.name, "weights": self.weights, "fingerprint": self.fingerprint}
 
     @property
     def preprocess(self) -> Callable:
@@ -55,55 +64,57 @@ class Backbone:
         from torchvision import transforms as T  # takes seconds, so only where a network is wanted
         return T.Compose([self.crop, T.ToTensor(), T.Normalize(self.mean, self.std)])
 
+    def engine(self, photos: int) -> Engine:
+        """Choose how so many photos are embedded: a few need not wait for the compiler."""
+        return self.compiled if photos >= MANY else self.with_torch
+
     @functools.cached_property
-    def plain(self) -> tuple[Callable, str]:
-        """(function, what computes it): bytes, (B, H, W, 3), to vectors, with torch as it is."""
+    def with_torch(self) -> Engine:
+        """The network as it is, in float32 on the processor."""
         return _with_torch(_FromBytes(self), torch.device("cpu"), torch.float32)
 
     @functools.cached_property
-    def fast(self) -> tuple[Callable, str]:
-        """The same made ready for many photos: takes seconds, then computes several times faster.
+    def compiled(self) -> Engine:
+        """The network made ready for many photos: takes seconds, then is several times faster.
 
-        On a processor OpenVINO compiles the network, else torch computes in the numbers that the
-        device is quick in. ResNet50 bears bfloat16 (0.97 of the five nearest stay), the
-        EfficientNets do not (0.94), so they stay in float32 there.
+        A graphics card computes in float16; a processor what OpenVINO compiles for it. ResNet50
+        bears bfloat16 (0.97 of the five nearest stay), the EfficientNets do not (0.94), so they
+        stay in float32 there.
         """
         if torch.accelerator.is_available():
             device = torch.accelerator.current_accelerator()
             return _with_torch(_FromBytes(self), device, torch.float16)
-        bears_bfloat16 = self.name == "resnet50"
         try:
-            return _with_openvino(_FromBytes(self), self.crop, bears_bfloat16)
+            return _with_openvino(_FromBytes(self), self.crop, self.name == "resnet50")
         except Exception as error:  # not installed, or not for this processor
             print(f"OpenVINO is not used here ({error!r}): torch goes on, more slowly")
-        has = torch.cpu.get_capabilities()
-        quick = any(has.get(word) for word in ("avx512_bf16", "amx_bf16", "arm_bf16"))
-        dtype = torch.bfloat16 if bears_bfloat16 and quick else torch.float32
-        return _with_torch(_FromBytes(self), torch.device("cpu"), dtype)
+            return self.with_torch
 
     def embed(self, photos: list[Image.Image]) -> torch.Tensor:
         """Turn a few RGB images into vectors, (len(photos), n_features) float32."""
-        return torch.from_numpy(self.plain[0](np.stack([self.crop(photo) for photo in photos])))
+        crops = np.stack([self.crop(photo) for photo in photos])
+        return torch.from_numpy(self.with_torch.compute(crops))
 
-    def embed_files(self, files: list[Path], compute: Callable) -> tuple[np.ndarray, list[str]]:
+    def embed_files(self, files: list[Path], compute: Callable
+                    ) -> tuple[np.ndarray, list[Exception | None]]:
         """Turn files into vectors on one core; the other cores have their own batches.
 
-        `compute` is the function of `fast` or `plain`. Returns (len(files), n_features) float32,
-        NaN where a photo could not be read, and for each file what was wrong with it, or ''.
+        `compute` is an Engine's. Returns (len(files), n_features) float32, NaN where there is no
+        vector, and for each file what was wrong with it.
         """
         torch.set_num_threads(1)
         vectors = np.full((len(files), self.n_features), np.nan, np.float32)
-        crops, why = {}, [""] * len(files)
+        crops, why = {}, [None] * len(files)
         for i, file in enumerate(files):
             try:
                 crops[i] = np.asarray(self.crop(pil_loader(file, small=True)))
-            except (BadPhoto, OSError) as error:
-                why[i] = getattr(error, "strerror", None) or str(error.args[-1])
+            except (BadPhoto, OSError, MemoryError) as error:
+                why[i] = error
         if crops:
             vectors[list(crops)] = compute(np.stack(list(crops.values())))
         for i in crops:
             if not np.isfinite(vectors[i]).all():
-                why[i] = f"{self.name} gave no finite vector: its weights are damaged"
+                why[i] = ValueError(f"{self.name} gave no finite vector: its weights are damaged")
         return vectors, why
 
 
@@ -156,13 +167,12 @@ class _NoClassifier(torch.nn.Module):
         raise ValueError("these weights were saved without a classifier, so they give no logits")
 
 
-def same_network(backbone: Backbone, about: dict) -> Backbone:
-    """Pass the backbone on if it made the embeddings that `about` tells of, else ValueError."""
-    if backbone.fingerprint != about.get("fingerprint", backbone.fingerprint):
-        raise ValueError(f"the embeddings were made with {about.get('weights')!r}, and this "
-                         f"is {backbone.weights!r}: distances between the two mean nothing. Take "
-                         "the former, or make the embeddings anew in notebook 01")
-    return backbone
+def refuse_another_network(backbone: Backbone, about: dict[str, str]) -> None:
+    """Raise ValueError unless the backbone made the vectors that `about` tells of."""
+    if backbone.fingerprint != about["fingerprint"]:
+        raise ValueError(f"the vectors were made with {about['weights']!r}, and this is "
+                         f"{backbone.weights!r}: distances between the two mean nothing. Take "
+                         "the former, or open the photos with open_catalogue(backbone=...)")
 
 
 def _resnet50(weights):
@@ -210,13 +220,14 @@ def _read_state(path):
 
 
 def _torchvision_state(weights):
-    """torchvision's own download; by itself it would wait for minutes on a dead network."""
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(10)
+    """torchvision's own download, into torch's own cache, where it is looked for first."""
     cached = Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
     instead = "or take efficientnet_lite1, whose weights are installed"
     try:
-        return weights.get_state_dict(progress=True, check_hash=True)
+        if not cached.is_file():
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            download(weights.url, cached, cached.stem.rpartition("-")[2])
+        return torch.load(cached, map_location="cpu", weights_only=True)
     except (*BROKEN, OSError, HTTPException) as error:
         if cached.is_file():
             raise OSError(f"{cached} is broken ({type(error).__name__}): delete it, so that it is "
@@ -225,8 +236,6 @@ def _torchvision_state(weights):
         check = f" (what {proxies} says is used: is it right?)" if proxies else ""
         raise OSError(f"no weights of ResNet50 ({error}): connect{check}, set RESNET50_WEIGHTS to "
                       f"a state dict, {instead}") from error
-    finally:
-        socket.setdefaulttimeout(patience)
 
 
 # ---- computing -------------------------------------------------------------------------------
@@ -251,7 +260,7 @@ def _with_torch(module, device, dtype):
     def compute(batch):
         with torch.inference_mode():
             return module(torch.from_numpy(batch).to(device)).float().cpu().numpy()
-    return compute, f"torch, {str(dtype).removeprefix('torch.')} on {device.type}"
+    return Engine(compute, f"torch, {str(dtype).removeprefix('torch.')} on {device.type}")
 
 
 def _with_openvino(module, crop, bears_bfloat16):
@@ -278,4 +287,4 @@ def _with_openvino(module, crop, bears_bfloat16):
         full = np.pad(batch, ((0, -len(batch) % BATCH), (0, 0), (0, 0), (0, 0)))
         parts = np.split(full, len(full) // BATCH)
         return np.concatenate([own.request.infer({0: p})[0].copy() for p in parts])[:len(batch)]
-    return compute, f"OpenVINO, {'bfloat16' if bfloat16 else 'float32'} on cpu"
+    return Engine(compute, f"OpenVINO, {'bfloat16' if bfloat16 else 'float32'} on cpu")

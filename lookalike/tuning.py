@@ -1,6 +1,8 @@
 """A head trained on the photos, its file, and the backbone that the two make (notebook 06)."""
+import contextlib
 import copy
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from lookalike import AnyPath
-from lookalike.embeddings import MADE_BY, replace_whole
-from lookalike.networks import Backbone, load_backbone
+from lookalike import AnyPath, shown
+from lookalike.colour import as_weight
+from lookalike.networks import BACKBONES, Backbone, load_backbone
 
 
 def projection_head(n_features: int, n_out: int = 512) -> nn.Sequential:
@@ -25,22 +27,6 @@ def projection_head(n_features: int, n_out: int = 512) -> nn.Sequential:
     return nn.Sequential(nn.BatchNorm1d(n_features), nn.Dropout(0.5), nn.Linear(n_features, 512),
                          nn.BatchNorm1d(512), nn.ReLU(), nn.Dropout(0.5), nn.Linear(512, n_out),
                          nn.RMSNorm(n_out, elementwise_affine=False))
-
-
-class KindAndLook(nn.Module):
-    """The old vector and the tuned one side by side, (B, n_features) to (B, n_features + n_out).
-
-    Each is scaled to length 1, and the tuned one then to `weight`: near 0 the look decides, far
-    above 1 the kind.
-    """
-
-    def __init__(self, head: nn.Module, weight: float):
-        super().__init__()
-        self.head, self.weight = head, float(weight)
-
-    def forward(self, x):
-        old, tuned = nn.functional.normalize(x), nn.functional.normalize(self.head(x))
-        return torch.cat([old, self.weight * tuned], dim=1)
 
 
 def train_epochs(network: nn.Module, inputs: torch.Tensor, labels: Sequence[str],
@@ -107,7 +93,7 @@ def _training_mode(network):
 
 
 def save_tuned(filename: AnyPath, backbone: Backbone, head: nn.Module,
-               last_block: nn.Module | None = None) -> None:
+               last_block: nn.Module | None = None, colour: float = 0) -> None:
     """Write a trained head in the safetensors format, replaced whole or not at all.
 
     Parameters
@@ -117,20 +103,26 @@ def save_tuned(filename: AnyPath, backbone: Backbone, head: nn.Module,
     backbone
         What the head was trained on; the file says which, and which weights of it.
     head
-        As `projection_head` makes it, or that in a `KindAndLook`.
+        As `projection_head` makes it.
     last_block
         ResNet50's `layer4`, if that was trained as well.
+    colour
+        The weight of colour beside the head's vector that it is to be used with.
 
     Source: huggingface.co/docs/safetensors.
     """
-    weight = {"weight": repr(head.weight)} if isinstance(head, KindAndLook) else {}
-    modules = {"head": head.head if weight else head}
-    modules |= {"layer4": last_block} if last_block else {}
+    modules = {"head": head} | ({"layer4": last_block} if last_block else {})
     tensors = {f"{part}.{key}": value.contiguous() for part, module in modules.items()
                for key, value in module.state_dict().items()}
-    belongs = {key: getattr(backbone, attribute) for key, attribute in MADE_BY.items()}
-    content = save(tensors, belongs | weight)
-    replace_whole(Path(filename), lambda f: f.write(content))
+    content = save(tensors, backbone.about | {"colour": repr(float(colour))})
+    path = Path(filename)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.tmp")
+    try:
+        unfinished.write_bytes(content)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def load_tuned(filename: AnyPath, backbone: Backbone | None = None) -> Backbone:
@@ -142,33 +134,52 @@ def load_tuned(filename: AnyPath, backbone: Backbone | None = None) -> Backbone:
     """
     path = Path(filename)
     if not path.is_file():
-        raise FileNotFoundError(f"no tuned recommender {str(path)!r}: notebook 06 trains one")
-    try:
-        with safe_open(path, "pt") as f:
-            belongs, tensors = f.metadata() or {}, {key: f.get_tensor(key) for key in f.keys()}
-        name, fingerprint = belongs["backbone"], belongs["fingerprint"]
-        head = projection_head(tensors["head.2.weight"].shape[1], len(tensors["head.6.bias"]))
-        head.load_state_dict(_part("head.", tensors))
-        n_out, weight = len(tensors["head.6.bias"]), belongs.get("weight")
-        if weight:
-            n_out, head = n_out + head[2].in_features, KindAndLook(head, float(weight))
-    except (ValueError, SafetensorError, KeyError, RuntimeError) as error:
-        raise ValueError(f"{path.name} is damaged, or save_tuned did not write it ({error}): train "
-                         "it anew in notebook 06") from None
+        raise FileNotFoundError(f"no tuned recommender {shown(str(path))}: notebook 06 trains one")
+    with _damaged(path), safe_open(path, "pt") as f:
+        belongs, tensors = f.metadata() or {}, {key: f.get_tensor(key) for key in f.keys()}
+        name, colour = belongs["backbone"], as_weight(float(belongs["colour"]))
+        if name not in BACKBONES:
+            raise ValueError(f"no network is called {shown(name)}")
     backbone = backbone or load_backbone(name)
-    if (backbone.name, backbone.fingerprint) != (name, fingerprint):
-        raise ValueError(f"{path.name} belongs to {name} ({belongs.get('weights')}), and this is "
-                         f"{backbone.name} ({backbone.weights}): take the one it was trained on")
+    if (backbone.name, backbone.fingerprint) != (name, belongs.get("fingerprint")):
+        raise ValueError(f"{path.name} belongs to {name} ({shown(belongs.get('weights'))}), and "
+                         f"this is {backbone.name} ({backbone.weights}): take the one it was "
+                         "trained on")
     network, last_block = copy.deepcopy(backbone.network), _part("layer4.", tensors)
-    if last_block:
-        network.layer4.load_state_dict(last_block)
-    content = hashlib.sha256((fingerprint + (weight or "")).encode())
+    with _damaged(path):
+        n_out = len(tensors["head.6.bias"])
+        with torch.device("meta"):  # the shapes that it must have, before any memory is taken
+            head = projection_head(backbone.n_features, n_out)
+        _load(head.to_empty(device="cpu"), _part("head.", tensors))
+        if last_block:
+            _load(network.layer4, last_block)
+    content = hashlib.sha256(backbone.fingerprint.encode())
     for key in sorted(tensors):
         content.update(key.encode() + tensors[key].numpy().tobytes())
-    return replace(backbone, network=nn.Sequential(network, head).eval(), base=fingerprint,
-                   n_features=n_out, last_block=bool(last_block),
+    return replace(backbone, base=backbone, last_block=bool(last_block), colour=colour,
+                   network=nn.Sequential(network, head).eval(), n_features=n_out,
                    weights=f"{backbone.weights}, tuned by {path.name}",
                    fingerprint=content.hexdigest()[:16])
+
+
+@contextlib.contextmanager
+def _damaged(path):
+    try:
+        yield
+    except (ValueError, SafetensorError, KeyError, RuntimeError, AttributeError, TypeError,
+            OSError) as error:
+        raise ValueError(f"{path.name} is damaged, or save_tuned did not write it "
+                         f"({shown(error)}): train it anew in notebook 06") from None
+
+
+def _load(module, tensors):
+    """Numbers into a module whose shapes they have, if all are finite."""
+    wanted = {key: value.shape for key, value in module.state_dict().items()}
+    if {key: value.shape for key, value in tensors.items()} != wanted:
+        raise ValueError("its tensors have other names or shapes than the network's")
+    if not all(torch.isfinite(value).all() for value in tensors.values()):
+        raise ValueError("some of its numbers are NaN or infinite")
+    module.load_state_dict(tensors)
 
 
 def _part(prefix, tensors):

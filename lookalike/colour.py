@@ -1,0 +1,59 @@
+"""What colour a photo is, as numbers of its own beside the network's (notebook 06)."""
+import functools
+from numbers import Real
+
+import numpy as np
+import torch
+from PIL import Image, ImageCms
+
+from lookalike import shown
+from lookalike.networks import Backbone, Engine
+
+BINS = 5  # along each of lightness, green to red, and blue to yellow
+
+
+def colour_histogram(photo: Image.Image) -> np.ndarray:
+    """Say how much of each of 125 colours there is in the middle half of a photo: (125,) float32.
+
+    In CIELAB, where distances are as the eye sees them. The square roots of the shares, so that
+    the squared Euclidean distance of two is (twice the square of) Hellinger's, and their length 1.
+    Source: en.wikipedia.org/wiki/Hellinger_distance.
+    """
+    w, h = photo.size
+    middle = photo.crop((w // 4, h // 4, w - w // 4, h - h // 4)).resize(
+        (48, 64), Image.Resampling.BOX)
+    L_a_b = np.asarray(ImageCms.applyTransform(middle, _to_lab())).reshape(-1, 3)
+    from_0 = (L_a_b ^ np.uint8([0, 128, 128])).astype(int)  # a and b are bytes with a sign
+    bins = from_0 * BINS // 256 @ [BINS**2, BINS, 1]
+    return np.sqrt(np.bincount(bins, minlength=BINS**3) / len(bins)).astype(np.float32)
+
+
+@functools.cache
+def _to_lab():
+    srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    return ImageCms.buildTransform(srgb, lab, "RGB", "LAB")
+
+
+def colour_backbone() -> Backbone:
+    """Make what embeds photos, and keeps their vectors, as a network would; it has none."""
+    colour = Backbone("colour", torch.nn.Identity(), colour_histogram, [0], [1],
+                      torch.nn.Identity(), BINS**3, "histogram of CIELAB", f"cielab-{BINS}-half")
+    colour.with_torch = colour.compiled = Engine(lambda histograms: histograms, "NumPy")
+    return colour
+
+
+def as_weight(colour: float) -> float:
+    """Give the weight back, or raise ValueError for what is none."""
+    if not isinstance(colour, Real) or isinstance(colour, bool) or not 0 <= colour <= 100:
+        raise ValueError(f"colour is {shown(colour)}, and must be a number from 0, not at all, to "
+                         "100, nothing else; 0.3 is a good start")
+    return float(colour)
+
+
+def side_by_side(*parts: tuple[torch.Tensor, float]) -> torch.Tensor:
+    """Put vectors beside each other, (N, a), (N, b) to (N, a + b), each of length its weight.
+
+    So the squared distance of two photos is the sum of the parts', each by its weight squared.
+    """
+    return torch.cat([weight * torch.nn.functional.normalize(vectors)
+                      for vectors, weight in parts], dim=1)

@@ -138,12 +138,10 @@ def draw_garment(kind, sender, rng):
 def draw_catalogue(folder, a_kind=46, new=16, progress=iter):
     """Draw `14 * a_kind` labelled pictures and `new` unlabelled ones into `folder`; return it.
 
-    `images.csv` is written last and in one piece: a folder without it is one whose drawing was
-    interrupted. `progress` wraps the list of pictures to draw (`tqdm`, say).
+    `images.csv` is written last. `progress` wraps the list of pictures to draw (`tqdm`, say).
     """
     folder, kinds, rows = Path(folder), list(KINDS), []
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "images.csv").unlink(missing_ok=True)
     labelled = kinds * a_kind
     # the ninth is a T-shirt, as among the real new photos
     unlabelled = [kinds[(i + 6) % len(kinds)] for i in range(new)]
@@ -157,8 +155,6 @@ def draw_catalogue(folder, a_kind=46, new=16, progress=iter):
         picture.save(folder / f"{name}.jpg", quality=88)
         if not is_new:
             rows.append([name, sender, kind, False])
-    unfinished = folder / "images.csv.tmp"
-    with open(unfinished, "w", newline="", encoding="utf-8") as f:
+    with open(folder / "images.csv", "w", newline="", encoding="utf-8") as f:
         csv.writer(f).writerows([["image", "sender_id", "label", "kids"], *rows])
-    unfinished.replace(folder / "images.csv")
     return folder

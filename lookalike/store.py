@@ -35,13 +35,13 @@ def open_store() -> Iterator[sqlite3.Connection]:
 
     A full disk, a file that may not be written to, or a damaged one end in OSError, in words.
     """
-    path = store = None
+    path = disk = None
     try:
         try:
             path = lookalike.home() / "embeddings" / "vectors.db"
             path.parent.mkdir(exist_ok=True)
-            store = sqlite3.connect(path, timeout=60)  # seconds to wait for another notebook
-            store.executescript(TABLES)
+            disk = store = sqlite3.connect(path, timeout=60)  # seconds to wait for another notebook
+            disk.executescript(TABLES)
         except (OSError, sqlite3.OperationalError) as error:
             say_once(f"Nothing can be kept here ({error}): vectors are held in memory, until this "
                      "notebook ends")
@@ -53,13 +53,13 @@ def open_store() -> Iterator[sqlite3.Connection]:
             "it is damaged: delete it, and only time is lost"
         raise OSError(f"{path} ({error}): {mend}") from error
     finally:
-        if store and store is not _in_memory():
-            store.close()
+        if disk:
+            disk.close()
 
 
 @functools.cache
 def _in_memory():
-    store = sqlite3.connect(":memory:")
+    store = sqlite3.connect(":memory:", check_same_thread=False)
     store.executescript(TABLES)
     return store
 

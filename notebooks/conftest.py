@@ -1,2 +1,6 @@
 """pytest reads this when it runs the notebooks; tests/notebook_checks.py says how."""
-from notebook_checks import pytest_collection_modifyitems  # noqa: F401
+import os
+
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # kernels inherit them
+
+from notebook_checks import pytest_collection_modifyitems  # noqa: E402, F401

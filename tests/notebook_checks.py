@@ -5,7 +5,7 @@ notebooks. With the drawn stand-in it is tests/stand_in_outputs.json, which
 tests/record_stand_in.py writes. With photos or embeddings of your own there is none, and the
 cells are only run. Where there is a reference the exercises are solved as well: wrong answers
 must not be taken, the folded solution must. Notebook 07 is skipped where requirements-scale.txt
-is not installed, and makes 64,000 vectors where a reader makes two million. Words, names, order
+is not installed, and makes 64,000 vectors where a reader makes a million. Words, names, order
 and whole numbers must be the same; numbers with a decimal point may differ by 0.005 or 0.5 %,
 since processors round differently.
 """
@@ -19,6 +19,8 @@ import pytest
 
 import helpers
 import lookalike
+from lookalike.embeddings import SHIPPED_BY
+from lookalike.store import network_of, open_store
 
 HERE = Path(__file__).parent
 DECIMAL = re.compile(r"[-+]?\d[\d,]*\.\d+")
@@ -29,16 +31,18 @@ def reference():
     images = helpers.get_images()
     if images.name == "drawn_images":
         return "stand-in"
+    names = [f"images/{name.removeprefix('images/')}" for name in helpers.scan(images).names]
+    with open_store() as store:
+        about = network_of(store, images) or SHIPPED_BY
     shipped = helpers.load_embeddings(helpers.EMB_FILENAME)[0]
-    own = helpers.embeddings_file(images).exists()
-    return "saved" if helpers.list_photos(images)[0] == shipped and not own else "none"
+    return "saved" if names == shipped and about == SHIPPED_BY else "none"
 
 
 def smaller(source):
-    """A cell of notebook 07 for a test: what takes minutes with two million vectors."""
+    """A cell of notebook 07 for a test: what takes minutes with a million vectors."""
     if source.startswith("largest = "):
-        assert "2_000_000" in source, "notebook 07 no longer sets what the test makes smaller"
-        source = source.replace("2_000_000", "64_000")
+        assert "1_000_000" in source, "notebook 07 no longer sets what the test makes smaller"
+        source = source.replace("1_000_000", "64_000")
     return source
 
 
@@ -106,8 +110,9 @@ def asks_with_your_own(source):
     t_shirt = lookalike.home() / "t-shirt.jpg"
     if "t-shirt.jpg" not in source or not t_shirt.exists():
         return False
-    new = helpers.list_photos(helpers.get_images())[1]
-    return t_shirt.read_bytes() != helpers.photo_path(new[8], helpers.get_images()).read_bytes()
+    images = helpers.get_images()
+    new = images / helpers.scan(images).new[8]
+    return t_shirt.read_bytes() != new.read_bytes()
 
 
 def compare_with(cell, kind):

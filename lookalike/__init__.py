@@ -69,7 +69,7 @@ def readable(text: str) -> str:
 def shown(value: Any) -> str:
     """A value as an error shows it: at most a line of it."""
     try:
-        text = readable(repr(value))
+        text = " ".join(readable(repr(value)).split())
     except ValueError:  # Python writes no number of over 4,300 digits
         return "a number of thousands of digits"
     return text if len(text) <= 100 else f"{text[:60]}... ({len(text):,} characters)"

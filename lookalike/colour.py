@@ -1,5 +1,6 @@
 """What colour a photo is, as numbers of its own beside the network's (notebook 06)."""
 import functools
+import itertools
 from numbers import Real
 
 import numpy as np
@@ -15,17 +16,23 @@ BINS = 5  # along each of lightness, green to red, and blue to yellow
 def colour_histogram(photo: Image.Image) -> np.ndarray:
     """Say how much of each of 125 colours there is in the middle half of a photo: (125,) float32.
 
-    In CIELAB, where distances are as the eye sees them. The square roots of the shares, so that
-    the squared Euclidean distance of two is (twice the square of) Hellinger's, and their length 1.
+    In CIELAB, where distances are as the eye sees them; a pixel between two colours counts for
+    both, so that nearly equal reds are near. The square roots of the shares, so that the squared
+    Euclidean distance of two is twice the square of Hellinger's, and their length 1.
     Source: en.wikipedia.org/wiki/Hellinger_distance.
     """
     w, h = photo.size
     middle = photo.crop((w // 4, h // 4, w - w // 4, h - h // 4)).resize(
         (48, 64), Image.Resampling.BOX)
     L_a_b = np.asarray(ImageCms.applyTransform(middle, _to_lab())).reshape(-1, 3)
-    from_0 = (L_a_b ^ np.uint8([0, 128, 128])).astype(int)  # a and b are bytes with a sign
-    bins = from_0 * BINS // 256 @ [BINS**2, BINS, 1]
-    return np.sqrt(np.bincount(bins, minlength=BINS**3) / len(bins)).astype(np.float32)
+    from_0 = L_a_b ^ np.uint8([0, 128, 128])  # a and b are bytes with a sign
+    place = (from_0 * (BINS / 256) - 0.5).clip(0, BINS - 1)
+    below = np.minimum(place.astype(int), BINS - 2)
+    share = np.zeros(BINS**3)
+    for corner in itertools.product((0, 1), repeat=3):
+        weight = np.where(corner, place - below, 1 - (place - below)).prod(axis=1)
+        share += np.bincount((below + corner) @ [BINS**2, BINS, 1], weight, BINS**3)
+    return np.sqrt(share / len(place)).astype(np.float32)
 
 
 @functools.cache
@@ -37,7 +44,7 @@ def _to_lab():
 def colour_backbone() -> Backbone:
     """Make what embeds photos, and keeps their vectors, as a network would; it has none."""
     colour = Backbone("colour", torch.nn.Identity(), colour_histogram, [0], [1],
-                      torch.nn.Identity(), BINS**3, "histogram of CIELAB", f"cielab-{BINS}-half")
+                      torch.nn.Identity(), BINS**3, "histogram of CIELAB", f"cielab-{BINS}-soft")
     colour.with_torch = colour.compiled = Engine(lambda histograms: histograms, "NumPy")
     return colour
 

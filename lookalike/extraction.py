@@ -75,7 +75,8 @@ def without_skipped(names: list[str], vectors: np.ndarray, why: list[Exception |
 
 def in_words(error: Exception) -> str:
     """Say why a photo was skipped, without the path that stands before it."""
-    return getattr(error, "strerror", None) or str(error.args[-1] if error.args else error)
+    return getattr(error, "strerror", None) or str(
+        error.args[-1] if error.args else type(error).__name__)
 
 
 def say_skipped(skipped: dict[str, str], asked: int) -> None:

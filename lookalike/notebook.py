@@ -1,6 +1,6 @@
 """What notebooks share: how figures are drawn, short errors, an exercise's first question."""
+import dis
 import itertools
-import linecache
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -94,9 +94,10 @@ def _show_error(shell, kind, error, trace, tb_offset=None):
     deepest = trace
     while deepest.tb_next:
         deepest = deepest.tb_next
-    file = deepest.tb_frame.f_code.co_filename
-    ours = file.startswith((f"{lookalike.HERE / 'helpers.py'}", f"{lookalike.HERE / 'lookalike'}"))
-    if not ours or not linecache.getline(file, deepest.tb_lineno).strip().startswith("raise"):
+    code = deepest.tb_frame.f_code
+    ours = code.co_filename.startswith((f"{lookalike.HERE / 'helpers.py'}",
+                                        f"{lookalike.HERE / 'lookalike'}"))
+    if not ours or code.co_code[deepest.tb_lasti] != dis.opmap["RAISE_VARARGS"]:
         return shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
     cell = trace.tb_next or trace  # the first frame is IPython's
     only = TracebackType(None, cell.tb_frame, cell.tb_lasti, cell.tb_lineno)

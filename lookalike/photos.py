@@ -107,9 +107,11 @@ def _decode(f: BinaryIO, path, small):
 
 def check_picture(path: AnyPath, img: Image.Image) -> None:
     """Raise BadPhoto for a picture too large, too long, or of another kind than photos are."""
-    size = f"{img.width}x{img.height} is over"
-    if img.width * img.height > MAX_MEGAPIXELS * 1e6:
-        raise BadPhoto(path, f"{size} {MAX_MEGAPIXELS} million pixels: scale it down first")
+    tags = getattr(img, "tag_v2", {})  # a TIFF's: libtiff takes memory for a whole tile
+    for width, height in ((tags.get(322, 1), tags.get(323, 1)), img.size):
+        size = f"{width}x{height} is over"
+        if width * height > MAX_MEGAPIXELS * 1e6:
+            raise BadPhoto(path, f"{size} {MAX_MEGAPIXELS} million pixels: scale it down first")
     if max(img.size) > MAX_ASPECT * min(img.size):
         raise BadPhoto(path, f"{size} {MAX_ASPECT} times longer than wide: crop it first")
     if img.mode in ("I", "F"):

@@ -1,8 +1,10 @@
 """The same search in Milvus, the same extraction over Ray (notebook 07)."""
+import functools
 import hashlib
 import json
 import logging
 import os
+import pickle
 import socket
 from pathlib import Path
 from typing import Any
@@ -12,31 +14,11 @@ from tqdm import tqdm
 
 import lookalike
 from lookalike import AnyPath
-from lookalike.extraction import Extracted, names_and_files, without_skipped
+from lookalike.extraction import Extracted, without_skipped
 from lookalike.networks import BATCH, Backbone
 from lookalike.photos import Neighbour
 
-
 # ---- Milvus ----------------------------------------------------------------------------------
-def open_milvus(uri: AnyPath | None = None) -> Any:
-    """Connect to the server at `uri` or MILVUS_URI, else open Milvus Lite in embeddings/.
-
-    A server that asks who you are finds 'user:password' in MILVUS_TOKEN. Raises ConnectionError
-    if nothing answers. Source: milvus.io/docs/milvus_lite.md.
-    """
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    from pymilvus import MilvusClient, MilvusException
-    local = lookalike.home() / "embeddings" / "fashion_milvus.db"
-    uri = str(uri or os.environ.get("MILVUS_URI") or local)
-    if "://" not in uri:
-        Path(uri).parent.mkdir(parents=True, exist_ok=True)
-    try:
-        return MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""), timeout=10)
-    except MilvusException as error:
-        raise ConnectionError((NO_SERVER if "://" in uri else NO_LITE).format(
-            uri=uri, name=Path(uri).name, error=error.message)) from error
-
-
 NO_SERVER = """no Milvus answers at {uri!r} ({error}). To start one with Docker, on port 19530:
   curl -sfL https://raw.githubusercontent.com/milvus-io/milvus/master/scripts/\
 standalone_embed.sh -o standalone_embed.sh
@@ -46,14 +28,32 @@ NO_LITE = ("Milvus Lite could not open {name!r} ({error}): its name must end in 
            "process may have it open, so shut down the other notebook's kernel")
 
 
+def open_milvus(uri: AnyPath | None = None) -> Any:
+    """Connect to the server at `uri` or MILVUS_URI, else open Milvus Lite in embeddings/.
+
+    A server that asks who you are finds 'user:password' in MILVUS_TOKEN. Raises ConnectionError
+    if nothing answers. Source: milvus.io/docs/milvus_lite.md.
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    from pymilvus import MilvusClient, MilvusException
+    uri = str(uri or os.environ.get("MILVUS_URI")
+              or lookalike.home() / "embeddings" / "fashion_milvus.db")
+    if "://" not in uri:
+        Path(uri).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""), timeout=10)
+    except MilvusException as error:
+        raise ConnectionError((NO_SERVER if "://" in uri else NO_LITE).format(
+            uri=uri, name=Path(uri).name, error=error.message)) from error
+
+
 def milvus_collection(catalogue: Any, factors: int) -> str:
     """Name the collection of a catalogue: of other photos or another network it is another."""
     content = json.dumps([catalogue.img_names, catalogue.about.get("fingerprint"), factors])
     return f"fashion_{factors}_{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 
-def insert_into_milvus(client: Any, factors: int, catalogue: Any,
-                       batch: int = 500) -> str:
+def insert_into_milvus(client: Any, factors: int, catalogue: Any, batch: int = 500) -> str:
     """Put name, label and compressed vector of every photo into a collection of Milvus.
 
     The name is the key, so a second run, or one after an interruption, overwrites and does not
@@ -81,12 +81,11 @@ def insert_into_milvus(client: Any, factors: int, catalogue: Any,
     collection = milvus_collection(catalogue, factors)
     if not client.has_collection(collection):
         schema = client.create_schema()
-        schema.add_field("name", DataType.VARCHAR, is_primary=True, max_length=1000)
+        schema.add_field("name", DataType.VARCHAR, is_primary=True, max_length=4096)
         schema.add_field("label", DataType.VARCHAR, max_length=1000)
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=factors)
-        index_params = client.prepare_index_params()
-        index_params.add_index("vector", index_type="FLAT", metric_type="L2")
-        client.create_collection(collection, schema=schema, index_params=index_params,
+        index = client.prepare_index_params("vector", index_type="FLAT", metric_type="L2")
+        client.create_collection(collection, schema=schema, index_params=index,
                                  consistency_level="Strong")
     client.load_collection(collection)  # one that was made before waits on disk
     rows = [{"name": name, "label": label, "vector": vector} for name, label, vector in zip(
@@ -116,22 +115,22 @@ def nearest_in_milvus(client: Any, query: Any, factors: int, catalogue: Any,
 
     Source: milvus.io/docs/filtered-search.md.
     """
-    own, photo = catalogue.find(query)
-    vector = catalogue.query_vector(own, photo, factors)
+    query, factors = catalogue.at_hand(query, factors)
+    liked = catalogue.find(query)
+    vector, own = catalogue.query_vector(liked, factors), {number for number, _ in liked}
     number = {name: i for i, name in enumerate(catalogue.img_names)}
     only = "" if kind is None else f"label == {json.dumps(kind, ensure_ascii=False)}"
     collection = milvus_collection(catalogue, factors)
     client.load_collection(collection)
-    hits = client.search(collection, vector, limit=k + 1,
-                         output_fields=["label"], filter=only)[0]
+    hits = client.search(collection, vector, limit=k + len(own), filter=only,
+                         output_fields=["label"])[0]
     found = [Neighbour(hit["name"], hit["entity"]["label"], hit["distance"],
                        number.get(hit["name"], -1)) for hit in hits]
-    return [one for one in found if own is None or one.index != own][:k]
+    return [one for one in found if one.index not in own][:k]
 
 
 # ---- Ray -------------------------------------------------------------------------------------
-def extract_with_ray(paths: list[AnyPath], backbone: Backbone, images: AnyPath | None = None
-                     ) -> Extracted:
+def extract_with_ray(paths: list[AnyPath], backbone: Backbone, images: AnyPath = "") -> Extracted:
     """Extract as `extract_embeddings` does, over Ray Data: here, or on RAY_ADDRESS's cluster.
 
     One actor a core, each with a backbone of its own; they take batches, so a broken photo is
@@ -147,20 +146,25 @@ def extract_with_ray(paths: list[AnyPath], backbone: Backbone, images: AnyPath |
     ------
     ConnectionError
         No cluster answers.
+    ValueError
+        No paths.
 
     Source: docs.ray.io/en/latest/data/batch_inference.html.
     """
     import ray
-    names, files = names_and_files(paths, images)
-    _start_ray()
-    photos = ray.data.from_items([{"row": i, "file": str(file)} for i, file in enumerate(files)])
-    cores = int(ray.cluster_resources()["CPU"])
+    names = [str(path) for path in paths]
+    if not names:
+        raise ValueError("no photos to embed: the list of paths is empty")
+    if not ray.is_initialized():
+        _start_ray(ray)
+    photos = ray.data.from_items([{"row": i, "file": str(Path(images, name).absolute())}
+                                  for i, name in enumerate(names)])
+    actors = ray.data.ActorPoolStrategy(size=int(ray.cluster_resources()["CPU"]))
     embedded = photos.map_batches(_Embedder, fn_constructor_args=(backbone,), batch_size=BATCH,
-                                  num_cpus=1, compute=ray.data.ActorPoolStrategy(size=cores))
-    vectors, why = np.zeros((len(names), backbone.n_features), np.float32), [""] * len(names)
-    for row in tqdm(embedded.iter_rows(), total=len(names), unit=" photos", mininterval=0.5,
-                    desc=f"Photos to vectors, {backbone.name}, Ray"):
-        vectors[row["row"]], why[row["row"]] = row["vector"], row["why"]
+                                  num_cpus=1, compute=actors)
+    vectors, why = np.empty((len(names), backbone.n_features), np.float32), [None] * len(names)
+    for row in tqdm(embedded.iter_rows(), f"Photos to vectors, {backbone.name}, Ray", len(names)):
+        vectors[row["row"]], why[row["row"]] = row["vector"], pickle.loads(row["why"])
     return without_skipped(names, vectors, why)
 
 
@@ -171,35 +175,30 @@ class _Embedder:
         self.backbone = backbone
 
     def __call__(self, batch):
-        vectors, why = self.backbone.embed_files(batch["file"], self.backbone.fast[0])
-        return {"row": batch["row"], "vector": vectors, "why": np.array(why)}
+        vectors, why = self.backbone.embed_files(batch["file"], self.backbone.compiled.compute)
+        return {"row": batch["row"], "vector": vectors, "why": list(map(pickle.dumps, why))}
 
 
-def _init(ray, **options):
-    try:
-        ray.init(**options)
-    except (OSError, ValueError, RuntimeError):
-        raise
-    except Exception:  # it gives its parts 30 s to start, and on a slow disk the first time is over
-        ray.shutdown()
-        ray.init(**options)
-
-
-def _start_ray():
+def _start_ray(ray):
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of what is as it should be
-    import ray
-    address = os.environ.get("RAY_ADDRESS", "")
-    if not ray.is_initialized():
+    address, code = os.environ.get("RAY_ADDRESS", ""), str(Path(lookalike.__file__).parent)
+    init = functools.partial(ray.init, runtime_env={"py_modules": [code]},
+                             logging_level=logging.ERROR, log_to_driver=False)
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        if host:  # ray.init itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=5).close()
         try:
-            host, _, port = address.removeprefix("ray://").rpartition(":")
-            if host:  # ray.init itself would try for minutes
-                socket.create_connection((host, int(port)), timeout=5).close()
-            _init(ray, runtime_env={"py_modules": [str(Path(lookalike.__file__).parent)]},
-                  logging_level=logging.ERROR, log_to_driver=False)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ConnectionError(
-                f"no Ray cluster answers at RAY_ADDRESS={address!r} ({error}). Start one with 'ray "
-                "start --head', set RAY_ADDRESS to what it prints (and its RAY_AUTH_MODE and token)"
-                ", or unset it: Ray then starts on this machine") from error
+            init()
+        except Exception as error:
+            if type(error) is not Exception:
+                raise
+            ray.shutdown()  # it gives its parts 30 s, and on a slow disk the first time is over
+            init()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConnectionError(
+            f"no Ray cluster answers at RAY_ADDRESS={address!r} ({error}). Start one with 'ray "
+            "start --head', set RAY_ADDRESS to what it prints (and its RAY_AUTH_MODE and token), "
+            "or unset it: Ray then starts on this machine") from error
     ray.data.DataContext.get_current().enable_progress_bars = False  # our own is enough
     logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -137,7 +137,7 @@ def load_tuned(filename: AnyPath, backbone: Backbone | None = None) -> Backbone:
         raise FileNotFoundError(f"no tuned recommender {shown(str(path))}: notebook 06 trains one")
     with _damaged(path), safe_open(path, "pt") as f:
         belongs, tensors = f.metadata() or {}, {key: f.get_tensor(key) for key in f.keys()}
-        name, colour = belongs["backbone"], as_weight(float(belongs["colour"]))
+        name, colour = belongs["backbone"], as_weight(float(belongs.get("colour", 0)))
         if name not in BACKBONES:
             raise ValueError(f"no network is called {shown(name)}")
     backbone = backbone or load_backbone(name)
@@ -150,7 +150,7 @@ def load_tuned(filename: AnyPath, backbone: Backbone | None = None) -> Backbone:
         n_out = len(tensors["head.6.bias"])
         with torch.device("meta"):  # the shapes that it must have, before any memory is taken
             head = projection_head(backbone.n_features, n_out)
-        _load(head.to_empty(device="cpu"), _part("head.", tensors))
+        _load(head, _part("head.", tensors))
         if last_block:
             _load(network.layer4, last_block)
     content = hashlib.sha256(backbone.fingerprint.encode())
@@ -179,7 +179,7 @@ def _load(module, tensors):
         raise ValueError("its tensors have other names or shapes than the network's")
     if not all(torch.isfinite(value).all() for value in tensors.values()):
         raise ValueError("some of its numbers are NaN or infinite")
-    module.load_state_dict(tensors)
+    module.load_state_dict(tensors, assign=True)
 
 
 def _part(prefix, tensors):

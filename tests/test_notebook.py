@@ -1,0 +1,75 @@
+"""What notebooks share: short errors, an exercise's first question, figures."""
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+import lookalike
+from lookalike.notebook import not_yet, short_tracebacks, show
+
+KIND = lambda value: type(value).__name__  # noqa: E731  pytest cannot write the largest numbers
+
+
+# ---- errors ----------------------------------------------------------------------------------
+@pytest.fixture
+def shell():
+    shell = InteractiveShell.instance()
+    shell.run_line_magic("colors", "nocolor")
+    short_tracebacks()
+    shell.run_cell("import helpers, json")
+    yield shell
+    InteractiveShell.clear_instance()
+
+
+@pytest.mark.parametrize("cell, words", [
+    ("helpers.pil_loader('/no/such.jpg')", "FileNotFoundError: no photo '/no/such.jpg'"),
+    ("helpers.load_backbone('resnet51')", "ValueError: no backbone is called 'resnet51'")])
+def test_our_errors_are_short(shell, capsys, cell, words):
+    shell.run_cell(cell)
+    said = capsys.readouterr().out
+    assert words in said and cell in said and said.count("\n") < 8, said
+
+
+@pytest.mark.parametrize("cell, where", [("json.loads('{')", "decoder.py"),
+                                         ("helpers.nearest_of_each(3)", "quality.py")])
+def test_other_errors_and_mistakes_of_ours_are_whole(shell, capsys, cell, where):
+    shell.run_cell(cell)
+    assert where in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("value", ["x" * 10**6, 10**400, 10**5000, [10**5000], np.zeros((3, 3)),
+                                   "a\nb", "\udcff", list(range(10**5))], ids=KIND)
+def test_an_error_shows_a_line_of_a_value_at_most(value):
+    said = lookalike.shown(value)
+    assert len(said) <= 100 and len(said.splitlines()) == 1 and said.encode()
+
+
+# ---- exercises -------------------------------------------------------------------------------
+@pytest.mark.parametrize("answer", [1, 10, np.int64(3)])
+def test_answers_that_may_be_right(answer):
+    assert not_yet(answer, 1, 10) == ""
+
+
+def test_an_answer_may_be_a_fraction_where_it_is_said():
+    assert not_yet(0.5, 0, 1, whole=False) == not_yet(1, 0, 1, whole=False) == ""
+    assert not_yet("a", 0, 1, whole=False) == \
+        "not yet: the answer is a number from 0 to 1, not 'a'"
+
+
+@pytest.mark.parametrize("answer", [0, 11, -5, 2.0, 2.5, "3", True, (1, 2), [], {}, float("nan"),
+                                    10**400, 10**5000], ids=KIND)
+def test_answers_that_cannot_be(answer):
+    said = not_yet(answer, 1, 10)
+    assert said.startswith("not yet: the answer is a whole number from 1 to 10, not ")
+    assert len(said) < 200 and "\n" not in said
+
+
+def test_no_answer():
+    assert not_yet(None, 1, 10).startswith("your turn")
+
+
+# ---- figures ---------------------------------------------------------------------------------
+def test_without_a_screen_no_figure_stays_in_memory(recwarn):
+    plt.figure()
+    show()
+    assert plt.get_fignums() == [] and not recwarn.list

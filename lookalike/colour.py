@@ -10,11 +10,11 @@ from PIL import Image, ImageCms
 from lookalike import shown
 from lookalike.networks import Backbone, Engine
 
-BINS = 5  # along each of lightness, green to red, and blue to yellow
+BINS = 7  # along each of lightness, green to red, and blue to yellow
 
 
 def colour_histogram(photo: Image.Image) -> np.ndarray:
-    """Say how much of each of 125 colours there is in the middle half of a photo: (125,) float32.
+    """Say how much of each of 343 colours there is in the middle half of a photo: (343,) float32.
 
     In CIELAB, where distances are as the eye sees them; a pixel between two colours counts for
     both, so that nearly equal reds are near. The square roots of the shares, so that the squared
@@ -49,12 +49,12 @@ def colour_backbone() -> Backbone:
     return colour
 
 
-def as_weight(colour: float) -> float:
+def as_weight(weight: float) -> float:
     """Give the weight back, or raise ValueError for what is none."""
-    if not isinstance(colour, Real) or isinstance(colour, bool) or not 0 <= colour <= 100:
-        raise ValueError(f"colour is {shown(colour)}, and must be a number from 0, not at all, to "
-                         "100, nothing else; 0.3 is a good start")
-    return float(colour)
+    if not isinstance(weight, Real) or isinstance(weight, bool) or not 0 <= weight <= 100:
+        raise ValueError(f"a weight is {shown(weight)}, and must be a number from 0, not at all, "
+                         "to 100, nothing else; for colour 0.3 is a good start")
+    return float(weight)
 
 
 def side_by_side(*parts: tuple[torch.Tensor, float]) -> torch.Tensor:

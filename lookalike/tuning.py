@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import nn
 
 from lookalike import AnyPath, shown
-from lookalike.colour import as_weight
+from lookalike.colour import as_weight, side_by_side
 from lookalike.networks import BACKBONES, Backbone, load_backbone
 
 
@@ -27,6 +27,17 @@ def projection_head(n_features: int, n_out: int = 512) -> nn.Sequential:
     return nn.Sequential(nn.BatchNorm1d(n_features), nn.Dropout(0.5), nn.Linear(n_features, 512),
                          nn.BatchNorm1d(512), nn.ReLU(), nn.Dropout(0.5), nn.Linear(512, n_out),
                          nn.RMSNorm(n_out, elementwise_affine=False))
+
+
+class BesideOld(nn.Module):
+    """The old vector and the head's side by side, (B, n_features) to (B, n_features + n_out)."""
+
+    def __init__(self, head: nn.Module, look: float):
+        super().__init__()
+        self.head, self.look = head, look
+
+    def forward(self, x):
+        return side_by_side((x, self.look), (self.head(x), 1))
 
 
 def train_epochs(network: nn.Module, inputs: torch.Tensor, labels: Sequence[str],
@@ -93,7 +104,7 @@ def _training_mode(network):
 
 
 def save_tuned(filename: AnyPath, backbone: Backbone, head: nn.Module,
-               last_block: nn.Module | None = None, colour: float = 0) -> None:
+               last_block: nn.Module | None = None, look: float = 0, colour: float = 0) -> None:
     """Write a trained head in the safetensors format, replaced whole or not at all.
 
     Parameters
@@ -106,15 +117,17 @@ def save_tuned(filename: AnyPath, backbone: Backbone, head: nn.Module,
         As `projection_head` makes it.
     last_block
         ResNet50's `layer4`, if that was trained as well.
-    colour
-        The weight of colour beside the head's vector that it is to be used with.
+    look, colour
+        What it is to be used with: the weight of the old vector beside the head's, and that of
+        colour beside the two.
 
     Source: huggingface.co/docs/safetensors.
     """
     modules = {"head": head} | ({"layer4": last_block} if last_block else {})
     tensors = {f"{part}.{key}": value.contiguous() for part, module in modules.items()
                for key, value in module.state_dict().items()}
-    content = save(tensors, backbone.about | {"colour": repr(float(colour))})
+    content = save(tensors, backbone.about | {"look": repr(float(look)), "colour":
+                                              repr(float(colour))})
     path = Path(filename)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.tmp")
@@ -137,7 +150,8 @@ def load_tuned(filename: AnyPath, backbone: Backbone | None = None) -> Backbone:
         raise FileNotFoundError(f"no tuned recommender {shown(str(path))}: notebook 06 trains one")
     with _damaged(path), safe_open(path, "pt") as f:
         belongs, tensors = f.metadata() or {}, {key: f.get_tensor(key) for key in f.keys()}
-        name, colour = belongs["backbone"], as_weight(float(belongs.get("colour", 0)))
+        name = belongs["backbone"]
+        look, colour = (as_weight(float(belongs.get(key, 0))) for key in ("look", "colour"))
         if name not in BACKBONES:
             raise ValueError(f"no network is called {shown(name)}")
     backbone = backbone or load_backbone(name)
@@ -153,11 +167,12 @@ def load_tuned(filename: AnyPath, backbone: Backbone | None = None) -> Backbone:
         _load(head, _part("head.", tensors))
         if last_block:
             _load(network.layer4, last_block)
-    content = hashlib.sha256(backbone.fingerprint.encode())
+    content = hashlib.sha256(f"{backbone.fingerprint}{look}".encode())
     for key in sorted(tensors):
         content.update(key.encode() + tensors[key].numpy().tobytes())
     return replace(backbone, base=backbone, last_block=bool(last_block), colour=colour,
-                   network=nn.Sequential(network, head).eval(), n_features=n_out,
+                   network=nn.Sequential(network, BesideOld(head, look) if look else head).eval(),
+                   n_features=n_out + backbone.n_features * bool(look),
                    weights=f"{backbone.weights}, tuned by {path.name}",
                    fingerprint=content.hexdigest()[:16])
 

@@ -122,16 +122,28 @@ def test_the_file_gives_back_the_same_recommender(tmp_path, backbone, head):
     assert os.listdir(path.parent) == ["head.safetensors"]
 
 
-def test_a_head_beside_colour(home, backbone, photos, head):
-    """The file knows the weight that it was chosen with; the reader's word counts more."""
-    tuning.save_tuned(home / "a.safetensors", backbone, head, colour=0.5)
+@pytest.mark.parametrize("look, features", [(0, 512), (0.7, 1280 + 512)])
+def test_a_head_beside_the_old_vector_and_colour(home, backbone, photos, head, look, features):
+    """The file knows the weights that it was chosen with; the reader's word counts more."""
+    tuning.save_tuned(home / "a.safetensors", backbone, head, look=look, colour=0.5)
     tuned = tuning.load_tuned(home / "a.safetensors", backbone)
     catalogue = helpers.open_catalogue(photos, tuned)
-    assert catalogue.colour == 0.5 and catalogue.img_emb_tensors.shape == (56, 512 + 125)
-    own = photos / catalogue.img_names[7]
-    vector = catalogue.query_vector([(None, helpers.pil_loader(own))], 30)
-    assert np.allclose(vector, catalogue.compressed[7:8, :30], atol=1e-3), "asked from outside"
-    assert helpers.open_catalogue(photos, tuned, colour=0).img_emb_tensors.shape == (56, 512)
+    assert catalogue.colour == 0.5 and tuned.n_features == features
+    assert catalogue.img_emb_tensors.shape == (56, features + 343)
+    own = helpers.pil_loader(photos / catalogue.img_names[7])
+    outside = catalogue.query_vector([(None, own)], 30)
+    assert np.allclose(outside, catalogue.compressed[7:8, :30], atol=1e-3)
+    plain = helpers.open_catalogue(photos, tuned, colour=0)
+    assert plain.img_emb_tensors.shape == (56, features)
+    if look:
+        with torch.inference_mode():
+            old = helpers.open_catalogue(photos, backbone).img_emb_tensors[:2]
+            (a, b), (c, d) = (nn.functional.normalize(one) for one in (old, head(old)))
+        expected = look**2 * ((a - b)**2).sum() + ((c - d)**2).sum()
+        one, other = plain.img_emb_tensors[:2]
+        assert torch.allclose(((one - other)**2).sum(), expected, atol=1e-4)
+    tuning.save_tuned(home / "b.safetensors", backbone, head, look=0.9)
+    assert tuning.load_tuned(home / "b.safetensors", backbone).fingerprint != tuned.fingerprint
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, backbone, head, monkeypatch):
@@ -192,11 +204,11 @@ def claims(shape):
     (changed("head.2.weight", torch.zeros(1280, 512)), "other names or shapes"),
     (changed("layer4.0.conv1.weight", torch.zeros(1)), "layer4"),
     (claims([10**12]), ""), (claims([2**40, 2**40]), ""),
-    (metadata(colour="nan"), "colour is nan"), (metadata(colour="-1"), "colour is -1"),
+    (metadata(colour="nan"), "weight is nan"), (metadata(look="-1"), "weight is -1"),
     (metadata(colour="much"), "much"), (metadata(backbone="resnet51"), "is called 'resnet51'")],
     ids=["text", "cut off", "torch's", "says nothing", "no head", "NaN", "other width",
          "no width", "no memory has that width", "more features", "swapped", "a block", "huge",
-         "larger still", "colour NaN", "colour below 0", "colour a word", "unknown network"])
+         "larger still", "colour NaN", "look below 0", "colour a word", "unknown network"])
 def test_files_that_are_refused_in_a_sentence(tmp_path, backbone, head, change, words):
     path = tmp_path / "head.safetensors"
     tuning.save_tuned(path, backbone, head)

@@ -185,17 +185,16 @@ def open_catalogue(images: AnyPath | None = None, backbone: Backbone | None = No
     folder = get_images() if images is None else own_folder(images)
     found = scan(folder)
     head_only = backbone is not None and backbone.base is not None and not backbone.last_block
-    known = embed_folder(folder, found.names, backbone.base if head_only else backbone)
-    vectors, about = known.img_emb_tensors, known.about
+    (names, vectors, skipped), photos, about = embed_folder(
+        folder, found.names, backbone.base if head_only else backbone)
     if head_only:
         with torch.inference_mode():
             vectors, about = backbone.network[-1](vectors), backbone.about
     if colour:
-        hues = embed_folder(folder, known.img_names, colour_backbone())
-        vectors = side_by_side((vectors, 1), (hues.img_emb_tensors, colour))
-    catalogue = Catalogue(folder, known.img_names, vectors,
-                          [found.labels[name] for name in known.img_names], about, known.photos,
-                          found.new, known.skipped, colour)
+        (_, hues, _), *_ = embed_folder(folder, names, colour_backbone())
+        vectors = side_by_side((vectors, 1), (hues, colour))
+    catalogue = Catalogue(folder, names, vectors, [found.labels[name] for name in names], about,
+                          photos, found.new, skipped, colour)
     if backbone is not None:
         catalogue.backbone = backbone
     if plain:

@@ -1,7 +1,6 @@
 """Photos to vectors on all cores; a folder, whatever is new in it embedded first."""
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -24,15 +23,6 @@ class Extracted(NamedTuple):
     img_names: list[str]
     img_emb_tensors: torch.Tensor  # (N, n_features) float32
     skipped: dict[str, str]
-
-
-class Embedded(NamedTuple):
-    """What is known of a folder of photos."""
-    img_names: list[str]
-    img_emb_tensors: torch.Tensor  # (N, n_features) float32
-    photos: list[bytes]            # N SHA-256s: what each photo is
-    skipped: dict[str, str]        # of the photos left out, why
-    about: dict[str, str]          # what made the vectors: backbone, weights, fingerprint
 
 
 # ---- some photos -----------------------------------------------------------------------------
@@ -87,48 +77,45 @@ def say_skipped(skipped: dict[str, str], asked: int) -> None:
         print(*lines[:20], *([f"  and {len(lines) - 20} more"] * (len(lines) > 20)), sep="\n")
 
 
-def _on_all_cores(files: list[Path], backbone
-                  ) -> Iterator[tuple[slice, np.ndarray, list[Exception | None]]]:
+def _on_all_cores(files, backbone):
     """Which of the files, their vectors, and what was wrong with each, batch by batch.
 
     An interruption waits for the batches in hand and begins no other.
     """
-    compute, bar = backbone.engine(len(files)).compute, tqdm(
-        total=len(files), desc=f"Photos to vectors, {backbone.name}", unit=" photos",
-        mininterval=0.5, file=sys.stdout)
-
-    def embed(batch):
-        return batch, *backbone.embed_files(files[batch], compute)
-
+    compute = backbone.engine(len(files)).compute
+    batches = [slice(i, i + BATCH) for i in range(0, len(files), BATCH)]
     pool = ThreadPoolExecutor(cpu_count())
-    try:
-        for batch, vectors, why in pool.map(
-                embed, [slice(i, i + BATCH) for i in range(0, len(files), BATCH)]):
-            bar.update(len(why))
-            yield batch, vectors, why
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        bar.close()
+    with tqdm(total=len(files), desc=f"Photos to vectors, {backbone.name}", unit=" photos",
+              mininterval=0.5, file=sys.stdout) as bar:
+        try:
+            for batch, (vectors, why) in zip(batches, pool.map(
+                    lambda batch: backbone.embed_files(files[batch], compute), batches)):
+                bar.update(len(why))
+                yield batch, vectors, why
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 # ---- a folder of photos ----------------------------------------------------------------------
-def embed_folder(images: Path, names: list[str], backbone: Backbone | None = None) -> Embedded:
+def embed_folder(images: Path, names: list[str], backbone: Backbone | None = None
+                 ) -> tuple[Extracted, list[bytes], dict[str, str]]:
     """Give the vectors of photos in a folder, after embedding those never seen before.
 
     That takes minutes for thousands of photos; what is done is kept every few seconds. Without a
     backbone it is the one that the folder was last opened with, else EfficientNet-Lite1.
 
-    Raises BadPhoto if none can be used, ValueError if the network that the others were made with
-    is not at hand, OSError if vectors cannot be kept.
+    Returns what `extract_embeddings` does, what each photo is (its SHA-256), and what made the
+    vectors. Raises BadPhoto if no photo can be used, ValueError if the network that the others were
+    made with is not at hand, OSError if vectors cannot be kept.
     """
     with open_store() as store:
         about = backbone.about if backbone else network_of(store, images) or SHIPPED_BY
         photos, stats, faults = photos_of(store, images, names)
         found = vectors_of(store, about["fingerprint"], photos.values())
-        if about["fingerprint"] == SHIPPED_BY["fingerprint"] and len(found) < len({
-                *photos.values()}):
-            found |= _shipped()
         new = {photo: name for name, photo in photos.items() if photo not in found}
+        if new and about["fingerprint"] == SHIPPED_BY["fingerprint"]:
+            found |= _shipped()
+            new = {photo: name for photo, name in new.items() if photo not in found}
         if new:
             backbone = backbone or load_backbone(about["backbone"])
             refuse_another_network(backbone, about)
@@ -146,8 +133,8 @@ def embed_folder(images: Path, names: list[str], backbone: Backbone | None = Non
         raise BadPhoto(images, f"none of its {len(names)} photos can be used, the first since: "
                        f"{next(iter(skipped.values()), '')}")
     vectors = np.frombuffer(b"".join(found[photos[name]] for name in good), "<f4")
-    return Embedded(good, torch.tensor(vectors.reshape(len(good), -1)),
-                    [photos[name] for name in good], skipped, about)
+    return (Extracted(good, torch.tensor(vectors.reshape(len(good), -1)), skipped),
+            [photos[name] for name in good], about)
 
 
 def _shipped():
@@ -173,8 +160,8 @@ def _embed_new(store, images, new, stats, backbone):
                 else:
                     made[photos[i]] = in_words(error) if error else vector.astype("<f4").tobytes()
             if time.monotonic() > due:
-                keep(store, backbone.fingerprint, made)
-                kept, made, due = kept + len(made), {}, time.monotonic() + EVERY
+                kept += keep(store, backbone.fingerprint, made)
+                made, due = {}, time.monotonic() + EVERY
     except KeyboardInterrupt:
         print(f"{kept + len(made):,} of {len(files):,} photos are kept: run this again to go on")
         raise

@@ -20,10 +20,8 @@ from lookalike.photos import BadPhoto, photo_hash
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, stat TEXT, photo BLOB);
-CREATE TABLE IF NOT EXISTS vectors (network TEXT, photo BLOB, vector BLOB, reason TEXT,
-    PRIMARY KEY (network, photo));
-CREATE TABLE IF NOT EXISTS folders (path BLOB PRIMARY KEY, backbone TEXT, weights TEXT,
-    fingerprint TEXT);
+CREATE TABLE IF NOT EXISTS vectors (network TEXT, photo BLOB, vector, PRIMARY KEY (network, photo));
+CREATE TABLE IF NOT EXISTS folders (path BLOB PRIMARY KEY, backbone, weights, fingerprint);
 """
 EVERY = 3  # seconds between commits: a kill or a power cut costs that much work at most
 SETTLED = 3 * 10**9  # ns: on some disks a file changed twice in two seconds keeps its time
@@ -107,17 +105,15 @@ def photos_of(store: sqlite3.Connection, images: Path, names: list[str]
 # ---- vectors ---------------------------------------------------------------------------------
 def vectors_of(store: sqlite3.Connection, network: str, photos: Iterable[bytes]
                ) -> dict[bytes, bytes | str]:
-    """Look up {photo: its vector's bytes, or the reason why it has none}, for those known."""
-    rows = (store.execute("SELECT photo, vector, reason FROM vectors WHERE network = ? AND "
-                          "photo = ?", (network, photo)).fetchone() for photo in photos)
-    return {row[0]: row[2] if row[1] is None else row[1] for row in rows if row}
+    """Look up {photo: its vector's bytes, or in words why it has none}, for those known."""
+    one = "SELECT photo, vector FROM vectors WHERE network = ? AND photo = ?"
+    return dict(row for photo in photos for row in store.execute(one, (network, photo)))
 
 
-def keep(store: sqlite3.Connection, network: str, vectors: dict[bytes, bytes | str]) -> None:
+def keep(store: sqlite3.Connection, network: str, vectors: dict[bytes, bytes | str]) -> int:
     """Keep vectors, or reasons; of two processes at the same photo the first one's stays."""
-    _write(store, "vectors", [(network, photo, None if isinstance(one, str) else one,
-                               one if isinstance(one, str) else None)
-                              for photo, one in vectors.items()], "IGNORE")
+    _write(store, "vectors", [(network, photo, one) for photo, one in vectors.items()], "IGNORE")
+    return len(vectors)
 
 
 # ---- the network of a folder -----------------------------------------------------------------

@@ -321,8 +321,8 @@ def test_several_at_once_end_in_the_same_vectors(many, tiny, monkeypatch):
     monkeypatch.setattr(extraction, "EVERY", 0)
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(opened, range(4)))
-    assert len({tuple(one.img_names) for one in found}) == 1
-    assert all(torch.equal(one.img_emb_tensors, found[0].img_emb_tensors) for one in found)
+    assert len({tuple(one[0].img_names) for one in found}) == 1
+    assert all(torch.equal(one[0].img_emb_tensors, found[0][0].img_emb_tensors) for one in found)
 
 
 RUN = """

@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import pickle
+import shutil
 import statistics
 import subprocess
 import sys
@@ -28,6 +29,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 import article  # noqa: E402
 import helpers  # noqa: E402
+import lookalike  # noqa: E402
 from lookalike import networks, photos  # noqa: E402
 
 
@@ -97,9 +99,10 @@ def limit(backbone, engine):
 
 def extraction(backbone, turns):
     """Files to vectors, photos a second; the share of the limit of both; the neighbours kept."""
-    paths = [helpers.photo_path(name, IMAGES) for name in helpers.list_photos(IMAGES)[0]][:800]
+    paths = [IMAGES / name for name in helpers.scan(IMAGES).names[:800]]
     few, many = paths[:48], paths[:networks.MANY + 20]
-    engine, theirs = backbone.fast[1], torch.nn.Sequential(backbone.network, backbone.classifier)
+    engine = backbone.compiled.name
+    theirs = torch.nn.Sequential(backbone.network, backbone.classifier)
     article.extract(few[:2], theirs, backbone.preprocess)
     a, b, _ = in_turn(lambda: article.extract(few, theirs, backbone.preprocess),
                       lambda: helpers.extract_embeddings(many, backbone), turns)
@@ -108,9 +111,9 @@ def extraction(backbone, turns):
     yield row("  the machine's own matrix product in such numbers", a, most, "photos/s", most / a)
     yield row("  share of that", a / most, b / most, "", b / a)
     fast = helpers.extract_embeddings(paths, backbone)[1]
-    ready, backbone.fast = backbone.fast, backbone.plain
+    ready, backbone.compiled = backbone.compiled, backbone.with_torch
     plain = helpers.extract_embeddings(paths, backbone)[1]
-    backbone.fast = ready
+    backbone.compiled = ready
     kept = neighbours_kept(plain.numpy(), fast.numpy())
     yield row(f"  five nearest kept of {len(paths)} photos, against torch", 1, kept, "", None)
 
@@ -129,9 +132,9 @@ def large_photos():
     backbone = helpers.load_backbone("efficientnet_lite1")
     with tempfile.TemporaryDirectory() as folder:
         files = []
-        for name in helpers.list_photos(IMAGES)[0][:64]:
+        for name in helpers.scan(IMAGES).names[:64]:
             files.append(Path(folder, Path(name).name).with_suffix(".jpg"))
-            photo = helpers.pil_loader(helpers.photo_path(name, IMAGES))
+            photo = helpers.pil_loader(IMAGES / name)
             photo.resize((3000, 4000), photos.Image.Resampling.LANCZOS).save(files[-1], quality=90)
         small, took, megabytes = one_way(files, backbone)
         networks.pil_loader = lambda path, small: photos.pil_loader(path)
@@ -155,7 +158,7 @@ def made_up(vectors):
 def queries(vectors, turns, name):
     """A query by number, and another number of factors."""
     backbone = helpers.load_backbone("efficientnet_lite1")
-    photo = helpers.photo_path(helpers.list_photos(IMAGES)[0][0], IMAGES)
+    photo = IMAGES / helpers.scan(IMAGES).names[0]
     catalogue = made_up(vectors)
     first = seconds(lambda: helpers.nearest(0, 300, catalogue=catalogue))
     numbers, factors = itertools.count(), itertools.count(301)
@@ -178,6 +181,28 @@ def opening(turns):
     yield row("reading the shipped embeddings, by pickle.load", 1000 * a, 1000 * b, "ms", ratio)
     took = statistics.median(seconds(helpers.open_catalogue) for _ in range(turns))
     yield row("opening the catalogue, with labels and all checks", None, 1000 * took, "ms", None)
+
+
+def colour(turns, n=400):
+    """A folder of photos without colour and with it: opened for the first time, and again."""
+    backbone = helpers.load_backbone("efficientnet_lite1")
+    backbone.engine(networks.MANY)  # compiled before the clock starts
+    backbone.fingerprint = "of it no vectors are shipped"
+    at_home = lookalike.home
+    with tempfile.TemporaryDirectory() as folder:
+        for name in helpers.scan(IMAGES).names[:n]:
+            shutil.copy(IMAGES / name, folder)
+
+        def opened_twice(weight):
+            with tempfile.TemporaryDirectory() as work:
+                lookalike.home = lambda: Path(work)  # an empty store
+                return [seconds(helpers.open_catalogue, folder, backbone, weight)
+                        for _ in range(2)]
+        took = [(opened_twice(0), opened_twice(0.3)) for _ in range(turns)]
+    lookalike.home = at_home
+    (a, again), (b, b_again) = np.median(took, axis=0)
+    yield row(f"{n} new photos: without colour, with colour", n / a, n / b, "photos/s", a / b)
+    yield row("  opening them again", 1000 * again, 1000 * b_again, "ms", again / b_again)
 
 
 def solvers(vectors, turns):
@@ -204,10 +229,10 @@ def grown(n):
 def one_size(what, n):
     """Run in a process of its own, so that its highest memory is its own: prints ms and MB."""
     backbone = helpers.load_backbone("efficientnet_lite1")
-    names = helpers.list_photos(IMAGES)[0]
-    photo = helpers.photo_path(names[0], IMAGES)
+    names = helpers.scan(IMAGES).names
+    photo = IMAGES / names[0]
     some = itertools.islice(itertools.cycle(names), n)
-    paths = [helpers.photo_path(name, IMAGES) for name in some]
+    paths = [IMAGES / name for name in some]
     vectors = grown(n) if what != "extraction" else None
     catalogue = made_up(vectors) if what == "ours" else None
     if what == "extraction":
@@ -264,6 +289,7 @@ def parts(quick):
     yield from large_photos()
     yield from queries(vectors, turns, f"{len(vectors):,}")
     yield from opening(turns)
+    yield from colour(turns)
     yield from solvers(vectors, turns)
     if not quick:
         yield from growth([1_000, 5_000, 44_000], [400, 1_600])

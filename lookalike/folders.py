@@ -13,7 +13,7 @@ import time
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lookalike
 from lookalike import AnyPath, cache_folder, home, readable, say_once, shown
@@ -53,6 +53,12 @@ def get_images() -> Path:
                 return _drawn(error)
     print("Photos: the clothing data set in images/")
     return images
+
+
+def tutorial_photos() -> Path:
+    """Find the tutorial's own photos, else the drawn ones; downloads nothing."""
+    images = _here("images")
+    return images if images.is_dir() else _drawn("nobody asked for a download")
 
 
 def own_folder(path: AnyPath, said_by: str = "images") -> Path:
@@ -204,7 +210,7 @@ def scan(images: AnyPath, column: str = "label") -> Photos:
     if new:
         say_once(f"Kept aside as new ones: {len(new):,} photos that are not in {table}")
     if not table:
-        labels = _labels_by_folder(found)
+        labels = _labels_by_folder(found) if column == "label" else dict.fromkeys(found, "")
     return Photos([name for name in found if name in labels], new, labels)
 
 
@@ -242,6 +248,15 @@ def _labels_by_folder(found):
     say_once(f"Labels by the folders' names, {len(kinds)} kinds: {', '.join(kinds[:5])}"
              + ", ..." * (len(kinds) > 5))
     return labels
+
+
+def who_sent(catalogue: Any) -> list[str]:
+    """Say who sent each photo, by the column sender_id; where none says, nobody sent two."""
+    try:
+        senders = scan(catalogue.images, "sender_id").labels
+    except ValueError:  # there is no such column
+        senders = {}
+    return [senders.get(name) or name for name in catalogue.img_names]
 
 
 # ---- labels from a table ---------------------------------------------------------------------

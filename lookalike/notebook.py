@@ -1,4 +1,5 @@
 """What notebooks share: how figures are drawn, short errors, an exercise's first question."""
+import contextlib
 import dis
 import itertools
 import sys
@@ -107,11 +108,18 @@ def _show_error(shell, kind, error, trace, tb_offset=None):
 
 
 # ---- exercises -------------------------------------------------------------------------------
+def one_number(answer: Any) -> Any:
+    """Give an answer as a plain number: what NumPy and torch hold as one too, 1352.0 as 1352."""
+    with contextlib.suppress(AttributeError, TypeError, ValueError, RuntimeError):
+        answer = answer.item()
+    return int(answer) if isinstance(answer, float) and answer.is_integer() else answer
+
+
 def not_yet(answer: Any, least: float, most: float, whole: bool = True) -> str:
     """Say what is wrong with an answer that must be a number from `least` to `most`; '' if fine."""
     if answer is None:
         return "your turn: put your answer in the place of None"
-    kind = "whole number" if whole else "number"
+    answer, kind = one_number(answer), "whole number" if whole else "number"
     number = isinstance(answer, Integral if whole else Real) and not isinstance(answer, bool)
     if not number or not least <= answer <= most:  # NaN is not between any two
         return (f"not yet: the answer is a {kind} from {least:,} to {most:,}, "

@@ -9,6 +9,7 @@ import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -166,6 +167,16 @@ def test_a_table_without_senders_is_named(tmp_path):
     put(tmp_path, "a.jpg")
     with pytest.raises(ValueError, match="no column 'sender_id'"):
         scan(table(tmp_path, "image,label\na,Hat\n"), "sender_id")
+
+
+def test_who_sent_what(tmp_path):
+    put(tmp_path, "dress/a.jpg", "coat/b.jpg")
+    catalogue = SimpleNamespace(images=tmp_path, img_names=["coat/b.jpg", "dress/a.jpg"])
+    assert folders.who_sent(catalogue) == catalogue.img_names, "no table: nobody sent two"
+    table(tmp_path, "image,label\na,Hat\n")
+    assert folders.who_sent(catalogue) == catalogue.img_names
+    table(tmp_path, "image,label,sender_id\na,Hat,7\nb,Hat,\n")
+    assert folders.who_sent(catalogue) == ["coat/b.jpg", "7"]
 
 
 def test_a_table_of_other_photos_is_said(tmp_path, capsys):

@@ -2,6 +2,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 from IPython.core.interactiveshell import InteractiveShell
 
 import lookalike
@@ -45,7 +46,8 @@ def test_an_error_shows_a_line_of_a_value_at_most(value):
 
 
 # ---- exercises -------------------------------------------------------------------------------
-@pytest.mark.parametrize("answer", [1, 10, np.int64(3)])
+@pytest.mark.parametrize("answer", [1, 10, 2.0, np.int64(3), np.array([3]), torch.tensor(3)],
+                         ids=repr)
 def test_answers_that_may_be_right(answer):
     assert not_yet(answer, 1, 10) == ""
 
@@ -56,7 +58,7 @@ def test_an_answer_may_be_a_fraction_where_it_is_said():
         "not yet: the answer is a number from 0 to 1, not 'a'"
 
 
-@pytest.mark.parametrize("answer", [0, 11, -5, 2.0, 2.5, "3", True, (1, 2), [], {}, float("nan"),
+@pytest.mark.parametrize("answer", [0, 11, -5, 2.5, "3", True, (1, 2), [], {}, float("nan"),
                                     10**400, 10**5000], ids=KIND)
 def test_answers_that_cannot_be(answer):
     said = not_yet(answer, 1, 10)

@@ -72,6 +72,8 @@ class Catalogue:
 
     def at_hand(self, query: Query, factors: int) -> tuple[Query, int]:
         """Give an example's numbers back, or what a smaller catalogue has instead, and say so."""
+        if isinstance(query, (list, tuple)):
+            return [self.at_hand(one, 1)[0] for one in query], self.at_hand(0, factors)[1]
         asked, here = [query, factors], [len(self.img_names) - 1, self.most_factors]
         mine = [min(one, most) if is_whole(one) else one for one, most in zip(asked, here)]
         instead = [f"{what} {one:,} in place of {shown(more)}" for what, one, more in
@@ -276,13 +278,16 @@ def compare(query: Query, factors: list[int],
             catalogue: Catalogue | None = None) -> list[list[Neighbour]]:
     """Draw the query once, and beside it its four nearest at each number of factors."""
     catalogue = _given(catalogue)
-    asked = [catalogue.at_hand(query, n) for n in factors]
-    liked = catalogue.find(asked[0][0])
-    found = [_neighbours(catalogue, liked, n, 4) for _, n in asked]
+    counts = []
+    for n in factors:
+        query, n = catalogue.at_hand(query, n)
+        counts.append(n)
+    liked = catalogue.find(query)
+    found = [_neighbours(catalogue, liked, n, 4) for n in counts]
     first, *others = _figure(len(found) + 1)
     _draw_grid(first, [_numbered(i, catalogue) if photo is None else (photo, _short(photo))
                        for i, photo in liked], "Query")
-    for place, (_, n), four in zip(others, asked, found):
+    for place, n, four in zip(others, counts, found):
         title = f"faiss compressed {n}, {catalogue.images.name}/"
         _draw_grid(place, [_numbered(one.index, catalogue) for one in four], title, 4)
         if no_screen():

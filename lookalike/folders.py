@@ -44,7 +44,7 @@ def get_images() -> Path:
     if os.environ.get("FASHION_IMAGES"):
         return own_folder(os.environ["FASHION_IMAGES"], "FASHION_IMAGES")
     images = _here("images")
-    if not images.is_dir():
+    if not images:
         images = home() / "images"
         try:
             download_photos(images)
@@ -57,8 +57,7 @@ def get_images() -> Path:
 
 def tutorial_photos() -> Path:
     """Find the tutorial's own photos, else the drawn ones; downloads nothing."""
-    images = _here("images")
-    return images if images.is_dir() else _drawn("nobody asked for a download")
+    return _here("images") or _drawn("nobody asked for a download")
 
 
 def own_folder(path: AnyPath, said_by: str = "images") -> Path:
@@ -77,19 +76,19 @@ def from_here(path: AnyPath) -> Path:
     path = Path(path)
     if path.parts[:1] == ("~",):  # a file may be called ~1.jpg
         path = path.expanduser()
-    return path if os.path.exists(path) else _here(path)
+    return path if os.path.exists(path) else _here(path) or path
 
 
 def _here(path):
-    """The path in the checkout or the cache; asks for no right to write."""
+    """The path in the checkout or the cache, or None; asks for no right to write."""
     places = lookalike.HERE / path, cache_folder() / path
-    return next((place for place in places if os.path.exists(place)), Path(path))
+    return next((place for place in places if os.path.exists(place)), None)
 
 
 def _drawn(error):
     """The folder of the stand-in, drawn if it is not there."""
     images = _here("drawn_images")
-    if not images.is_dir():
+    if not images:
         from tqdm import tqdm
 
         from lookalike.stand_in import draw_catalogue

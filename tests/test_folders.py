@@ -351,7 +351,10 @@ def test_own_folder_below_the_home_folder(home, photos, monkeypatch):
     assert folders.own_folder("~/images") == photos.resolve()
 
 
-def test_images_before_download(home, monkeypatch, capsys):
+def test_images_before_download(home, monkeypatch, capsys, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "images").mkdir()  # another's, where the code happens to run
+    monkeypatch.chdir(elsewhere)
     (home / "images").mkdir()
     monkeypatch.setattr(folders, "download_photos", lambda images: pytest.fail("downloaded again"))
     monkeypatch.setattr(folders, "home", lambda: pytest.fail("asked for a place to write"))

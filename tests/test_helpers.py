@@ -204,6 +204,15 @@ def test_examples_fit_what_is_there(catalogue, capsys, query, factors, said):
     assert first == f"56 photos here, so {said}" if said else "photos here" not in first
 
 
+def test_examples_of_several_fit_too(catalogue, capsys):
+    assert search([3, 100], 300) == nearest([3, 55], 56)
+    said = capsys.readouterr().out.splitlines()
+    assert said[-3:-1] == ["56 photos here, so photo 55 in place of 100",
+                           "56 photos here, so factors 56 in place of 300"]
+    helpers.compare(100, [20, 2])
+    assert capsys.readouterr().out.count("photo 55 in place of 100") == 1
+
+
 def test_a_number_below_0(catalogue):
     with pytest.raises(ValueError, match="number of the query is -1, and must be a whole number "
                                          "from 0 to 55"):

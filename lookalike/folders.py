@@ -29,7 +29,8 @@ PHOTO_ENDINGS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bm
 # what systems put beside people's files, beside all that starts with a dot
 NOT_THEIRS = {"@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "__macosx",
               "system volume information", "lost+found"}
-SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # are no classes
+# what folders are called that are no classes
+NO_CLASS = {"images", "train", "training", "val", "valid", "validation", "test", "testing"}
 TABLES = {"images.csv": ("image", "label"), "styles.csv": ("id", "articleType")}
 PATIENCE = 20  # seconds without a byte after which a network is given up
 
@@ -238,9 +239,9 @@ def _theirs(name):
 
 
 def _labels_by_folder(found):
-    """The innermost folder of each photo, train/ and test/ left aside; at least two kinds."""
+    """The innermost folder of each photo, images/ and test/ left aside; at least two kinds."""
     labels = {name: Path(name).parent.name for name in found}
-    labels = {name: "" if kind.lower() in SPLITS else kind for name, kind in labels.items()}
+    labels = {name: "" if kind.lower() in NO_CLASS else kind for name, kind in labels.items()}
     kinds = sorted({*labels.values()} - {""})
     if len(kinds) < 2:
         return dict.fromkeys(found, "")

@@ -1,9 +1,12 @@
 """The workshop's box: the check before one comes, the stick, the slides."""
 import ast
+import base64
+import io
 import re
 import subprocess
 import sys
 
+import nbformat
 import pytest
 from PIL import Image
 
@@ -159,11 +162,74 @@ def test_the_table_beside_the_photos_comes_along(home, tmp_path, monkeypatch):
 
 
 # ---- slides ----------------------------------------------------------------------------------
-def test_ten_slides_of_the_saved_notebooks(tmp_path):
+def test_slides_of_the_saved_notebooks(tmp_path):
     slides.write_slides(tmp_path / "slides.html")
     page = (tmp_path / "slides.html").read_text(encoding="utf-8")
-    assert page.count("<section") == page.count('<img src="data:image/') == 10
-    assert "http" not in page, "it is shown where there is no network"
+    shown = [show for show, *_ in slides.deck()]
+    assert page.count("<section") == len(shown) and page.count('class="now"') == shown.count("")
+    assert page.count("<h1>Now you: ") == shown.count(""), "a slide that shows nothing"
+    assert page.count("data:image/svg+xml;base64,") == sum(one.startswith("way/") for one in shown)
+    assert "def search(query, factors):" in page and "[ 1. 32.  1.]" in page
+    assert re.findall(r"<td>(the query|distance [\d.]+)", page) == [
+        "the query", "distance 58.5", "distance 257.9"]
+    assert not re.search(r'(?:src|href)="(?!data:|#)|url\(|@import', page), "no network"
+
+
+def test_slides_and_tags_must_fit(tmp_path, monkeypatch):
+    monkeypatch.setattr(slides, "NOTEBOOKS", tmp_path)
+    nbformat.write(nbformat.v4.new_notebook(cells=[
+        nbformat.v4.new_code_cell("1", metadata={"tags": ["slide"]})]), tmp_path / "06_.ipynb")
+    with pytest.raises(ValueError, match="notebook 06 has 1 cells tagged slide, and .* shows 0"):
+        slides.tagged()
+
+
+@pytest.mark.slow
+def test_crisp_slides_run_down_to_the_last_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(slides, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(slides, "deck", lambda: [("01", "", "")])
+    draws = "import matplotlib.pyplot as plt\nplt.figure(figsize=(4, 3)).add_axes([0, 0, 1, 1]);"
+    nbformat.write(nbformat.v4.new_notebook(cells=[
+        nbformat.v4.new_code_cell(f"import sys\nsys.path.insert(0, {str(HERE)!r})\nimport helpers"),
+        nbformat.v4.new_code_cell(draws, metadata={"tags": ["slide"]}),
+        nbformat.v4.new_code_cell("raise SystemError('no slide comes after this')")]),
+        tmp_path / "01_.ipynb")
+    (picture,) = slides.tagged(crisp=True)["01"]
+    content = base64.b64decode(picture.partition("base64,")[2])
+    assert Image.open(io.BytesIO(content)).width > 750
+
+
+def test_copies_for_a_class(tmp_path):
+    slides.write_class(tmp_path / "class")
+    copies = sorted((tmp_path / "class").glob("*.ipynb"))
+    for path, saved in zip(copies, sorted((HERE / "notebooks").glob("*.ipynb")), strict=True):
+        cells, answers = nbformat.read(path, 4).cells, nbformat.read(saved, 4).cells
+        assert [one.source for one in cells] == [one.source for one in answers]
+        assert not any(one.get("outputs") or one.get("execution_count") for one in cells)
+    assert (tmp_path / "class" / "way" / "01.svg").is_file()
+    assert "/class/" in (HERE / ".gitignore").read_text(encoding="utf-8").splitlines()
+
+
+# ---- the path of 90 minutes ------------------------------------------------------------------
+SHEET = (HERE / "workshop" / "README.md").read_text(encoding="utf-8")
+
+
+def test_jump_marks_lead_to_headings():
+    marks = re.findall(r"\]\(\.\./notebooks/(\w+\.ipynb)#(\S+)\)", SHEET)
+    assert len(marks) > 20
+    for name, mark in marks:
+        text = "\n".join(cell.source for cell in nbformat.read(HERE / "notebooks" / name, 4).cells
+                         if cell.cell_type == "markdown")
+        headings = re.findall(r"^#+ (.*)$", text, re.M)
+        assert mark in [one.replace("`", "").replace(" ", "-") for one in headings], (name, mark)
+
+
+def test_the_minutes_add_up():
+    parts = re.findall(r"^\*\*(\d+) to (\d+)\. (.*)$", SHEET, re.M)
+    assert [(int(start), int(end)) for start, end, _ in parts] == [
+        (0, 10), (10, 30), (30, 45), (45, 55), (55, 70), (70, 90)]
+    for start, end, text in parts:
+        minutes = sum(map(int, re.findall(r"\(([1-9]\d?)(?: minutes)?\)", text)))
+        assert minutes == int(end) - int(start), f"{start} to {end}: {minutes} minutes are planned"
 
 
 @pytest.mark.slow

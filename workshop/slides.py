@@ -1,27 +1,30 @@
-"""Ten slides, and all notebooks as HTML, for the room whose Wi-Fi died: python workshop/slides.py
+"""Slides, all notebooks as HTML, and copies for a class: python workshop/slides.py [--crisp]
 
-Both are made of the notebooks as they are saved, with their figures; nothing is run again. Needs
-no network to make or to show: workshop/slides.html is one file, the others lie in workshop/html/.
+The slides show what cells tagged `slide` drew, notebook by notebook in their order, or their
+source where they draw nothing; slides.md says what stands around them. All is made of the
+notebooks as they are saved; --crisp runs 01 to 05 anew, for figures of 200 dots an inch (some
+minutes). No network is needed to show any of it: workshop/slides.html is one file, the notebooks
+lie in workshop/html/. The copies, without outputs, lie in class/.
 """
+import base64
+import html
+import io
 import re
+import shutil
+import sys
 from pathlib import Path
 
 import nbformat
 from nbconvert import HTMLExporter
+from nbconvert.filters import markdown2html
+from nbconvert.preprocessors import ClearOutputPreprocessor, ExecutePreprocessor
 
 HERE = Path(__file__).resolve().parent
 NOTEBOOKS = HERE.parent / "notebooks"
+CRISP = ('%config InlineBackend.print_figure_kwargs = '
+         '{"bbox_inches": "tight", "dpi": 200, "pil_kwargs": {"quality": 90}}')
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Recommend things that look
-alike</title><style>
-body {{ margin: 0; font: 26px/1.4 sans-serif; color: #263238; background: #fff }}
-section {{ display: none; height: 100vh; box-sizing: border-box; padding: 3vh 5vw;
-  text-align: center }}
-section:target, section:first-of-type {{ display: block }}
-body:has(section:target:not(:first-of-type)) section:first-of-type {{ display: none }}
-h1 {{ font-size: 40px; margin: 0 0 1vh }} img {{ max-width: 88vw; max-height: 62vh }}
-p {{ max-width: 60em; margin: 1vh auto }} nav {{ position: fixed; bottom: 1vh; right: 2vw }}
-nav a {{ color: #90a4ae; text-decoration: none; font-size: 20px }}
-</style><body>{slides}<script>
+alike</title><style>{style}</style><body>{slides}<script>
 const go = step => {{ const now = +(location.hash.slice(1) || 1);
   location.hash = Math.min({number}, Math.max(1, now + step)) }};
 addEventListener("keydown", e => {{ if (["ArrowRight", " ", "PageDown"].includes(e.key)) go(1);
@@ -30,63 +33,88 @@ addEventListener("keydown", e => {{ if (["ArrowRight", " ", "PageDown"].includes
 """
 
 
-# which cell's figure it is (notebook, words in its source), the title, what to say
-SLIDES = [
-    ("01_", "search(query, factors)", "Recommend things that look alike",
-     "You point at a photo, and get the four that look most like it. From photos alone."),
-    ("01_", "plt.title(kind", "What people send",
-     "On a bed, on a hanger, on the floor, seldom straight. Nobody described them."),
-    ("01_", 'steps = {"the file"', "What the network sees",
-     "Resized, cropped, scaled, as its training photos were. What the crop cuts off is lost."),
-    ("01_", "plt.plot(vector", "A photo as 1,280 numbers",
-     "Photos that look alike get vectors that lie close together. That is the whole idea."),
-    ("02", "row[0].set_ylabel(f\"factor", "What a factor means",
-     "PCA finds the directions in which the photos differ most. Nobody told it about clothes."),
-    ("02", "plt.plot(range(1, len(explained)", "How much is in how many",
-     "A hundred of 1,280 factors hold most of the variance."),
-    ("03", "query (new)", "A photo that nobody has indexed",
-     "It goes the same way: network, PCA, index. Its first hit is a real one."),
-    ("04", "compare(other", "Two factors are too few",
-     "Photos that differ in what was dropped look alike to the index."),
-    ("05", "P@5 and mAP by chance", "How many are enough?",
-     "Fifty. The article's 300 is safe, and its 500 buys nothing."),
-    ("06", 'f"weight {w}"', "Kind and look",
-     "Trained on these photos it finds the kind; side by side with the old vectors, both."),
-]
+def deck():
+    """What slides.md says of each slide: (what is shown or "", title, text as HTML)."""
+    for part in (HERE / "slides.md").read_text(encoding="utf-8").split("\n## ")[1:]:
+        title, show, text = re.fullmatch(
+            r"([^\n]*)\n(?:show: ([^\n]*)\n)?\n(.*)", part, re.S).groups("")
+        yield show, title, markdown2html(text)
 
 
-def slides():
-    """(Title, sentence, figure) of each slide."""
-    cells = {path.name: nbformat.read(path, 4).cells for path in NOTEBOOKS.glob("0*.ipynb")}
-    found = []
-    for start, words, title, sentence in SLIDES:
-        (name,) = [name for name in cells if name.startswith(start)]
-        cell = next((one for one in cells[name] if one.cell_type == "code"
-                     and words in one.source), None)
-        if cell is None:
-            raise ValueError(f"no cell of {name} holds {words!r}: mend SLIDES")
-        found.append((title, sentence, figure(cell, name)))
-    return found
+def tagged(crisp=False):
+    """What each notebook's tagged cells show, in their order: {"01": iterator of HTML}."""
+    shown = {}
+    for path in sorted(NOTEBOOKS.glob("0*.ipynb")):
+        notebook = nbformat.read(path, 4)
+        cells = [cell for cell in notebook.cells if "slide" in cell.metadata.get("tags", [])]
+        if crisp and cells:
+            print(f"{path.name} is run down to its last slide")
+            notebook.cells = [cell for cell in notebook.cells[:notebook.cells.index(cells[-1]) + 1]
+                              if "slider" not in cell.metadata.get("tags", [])]  # nobody moves it
+            first = next(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code")
+            notebook.cells.insert(first + 1, nbformat.v4.new_code_cell(CRISP))
+            ExecutePreprocessor(timeout=600).preprocess(
+                notebook, {"metadata": {"path": str(path.parent)}})
+        shown[path.name.partition("_")[0]] = [html_of(cell) for cell in cells]
+    asked = [source for source, *_ in deck()]
+    for name, cells in shown.items():
+        if len(cells) != asked.count(name):
+            raise ValueError(f"notebook {name} has {len(cells)} cells tagged slide, and "
+                             f"slides.md shows {asked.count(name)}: mend one of the two")
+    return {name: iter(cells) for name, cells in shown.items()}
 
 
-def figure(cell, name):
-    """The cell's last picture, as text that stands in the page."""
+def html_of(cell):
+    """A cell's last picture; if it has none, its source and what it printed."""
     for output in reversed(cell.outputs):
-        for kind in ("image/jpeg", "image/png"):
-            if kind in output.get("data", {}):
-                return f"data:{kind};base64,{output['data'][kind].strip()}"
-    raise ValueError(f"{name}: the cell of a slide shows no figure: run the notebook and save it")
+        if "image/jpeg" in output.get("data", {}):
+            return f'<img src="data:image/jpeg;base64,{output["data"]["image/jpeg"].strip()}">'
+    printed = "".join(output.get("text", "") for output in cell.outputs)
+    return f"<pre>{html.escape(cell.source)}\n\n<b>{html.escape(printed)}</b></pre>"
 
 
-def write_slides(path):
-    parts = slides()
-    body = "".join(
-        f'<section id="{number}"><h1>{title}</h1><img src="{picture}"><p>{sentence}</p>'
-        f'<nav><a href="#{max(1, number - 1)}">&larr;</a> {number} '
-        f'<a href="#{min(len(parts), number + 1)}">&rarr;</a></nav></section>'
-        for number, (title, sentence, picture) in enumerate(parts, start=1))
-    path.write_text(PAGE.format(slides=body, number=len(parts)), encoding="utf-8")
-    print(f"{len(parts)} slides: {path.name} (arrow keys)")
+def image(kind, content):
+    return f'<img src="data:image/{kind};base64,{base64.b64encode(content).decode()}">'
+
+
+def three_vectors(numbers=(100, 1352, 27)):
+    """Bars of forty features of three shipped photos; the photos too, where they are at hand."""
+    sys.path.insert(0, str(HERE.parent))
+    from helpers import EMB_FILENAME, load_embeddings, pil_loader
+    names, vectors = load_embeddings(EMB_FILENAME)
+    most, rows = vectors[numbers[0]].argsort(descending=True)[:40].tolist(), ""
+    for number in numbers:
+        path, photo, file = HERE.parent / names[number], f"photo {number}", io.BytesIO()
+        if path.is_file():
+            small = pil_loader(path)
+            small.thumbnail((400, 400))
+            small.save(file, "JPEG")
+            photo = image("jpeg", file.getvalue())
+        bars = "".join(f'<rect x="{20 * i}" y="{60 * (3 - value):.1f}" width="14" '
+                       f'height="{60 * value:.1f}" fill="#c2185b"/>'
+                       for i, value in enumerate(vectors[number, most].tolist()))
+        away = ((vectors[number] - vectors[numbers[0]]) ** 2).sum()
+        rows += (f'<tr><td>{photo}<td><svg viewBox="0 0 800 180">{bars}</svg>'
+                 f"<td>{f'distance {away:.1f}' if away else 'the query'}")
+    return f"<table>{rows}</table>"
+
+
+def write_slides(path, crisp=False):
+    cells, sections, slides = tagged(crisp), [], [*deck()]
+    for number, (source, title, text) in enumerate(slides, start=1):
+        if source in cells:
+            shown = next(cells[source])
+        elif source == "three vectors":
+            shown = three_vectors()
+        else:
+            shown = source and image("svg+xml", (NOTEBOOKS / source).read_bytes())
+        sections.append(
+            f'<section id="{number}" class="{"" if source else "now"}"><h1>{title}</h1>{shown}'
+            f'<div>{text}</div><nav><a href="#{max(1, number - 1)}">&larr;</a> {number} '
+            f'<a href="#{min(len(slides), number + 1)}">&rarr;</a></nav></section>')
+    path.write_text(PAGE.format(slides="".join(sections), number=len(slides), style=(
+        HERE / "slides.css").read_text(encoding="utf-8")), encoding="utf-8")
+    print(f"{len(slides)} slides: {path.name} (arrow keys)")
 
 
 def write_html(folder):
@@ -101,6 +129,16 @@ def write_html(folder):
         print(f"html/{path.stem}.html")
 
 
+def write_class(folder):
+    """The notebooks without outputs, for those who are to look for themselves."""
+    shutil.copytree(NOTEBOOKS / "way", folder / "way", dirs_exist_ok=True)
+    for path in sorted(NOTEBOOKS.glob("0*.ipynb")):
+        notebook, _ = ClearOutputPreprocessor().preprocess(nbformat.read(path, 4), {})
+        nbformat.write(notebook, folder / path.name)
+    print(f"{folder.name}/: the notebooks without outputs")
+
+
 if __name__ == "__main__":
-    write_slides(HERE / "slides.html")
+    write_slides(HERE / "slides.html", crisp="--crisp" in sys.argv)
     write_html(HERE / "html")
+    write_class(HERE.parent / "class")

@@ -20,13 +20,13 @@ from PIL import Image
 from sklearn.decomposition import PCA
 
 from lookalike import AnyPath, home, shown
-from lookalike.colour import as_weight, colour_backbone, side_by_side
+from lookalike.colour import as_weight, beside_colour, colour_backbone, side_by_side
 from lookalike.embeddings import EMB_FILENAME, load_embeddings
 from lookalike.extraction import embed_folder, extract_embeddings
 from lookalike.folders import get_images, own_folder, scan
 from lookalike.networks import Backbone, load_backbone, refuse_another_network
 from lookalike.notebook import gallery, no_screen, not_yet, set_up_figures, short_tracebacks, show
-from lookalike.photos import BadPhoto, Neighbour, pil_loader
+from lookalike.photos import BadPhoto, Neighbour, photo_hash, pil_loader
 from lookalike.query import Liked, Query, find, is_whole, whole
 from lookalike.quality import has_kind, interval, label_precision, nearest_of_each
 
@@ -156,7 +156,7 @@ def _first_factors(pca, n):
 opened: list[Catalogue] = []  # what search() and the others take unless they are given one
 
 
-def open_catalogue(images: AnyPath | None = None, backbone: Backbone | None = None,
+def open_catalogue(images: AnyPath | None = None, backbone: Backbone | str | None = None,
                    colour: float | None = None) -> Catalogue:
     """Find photos and their vectors; those never seen before are embedded, and kept.
 
@@ -165,9 +165,9 @@ def open_catalogue(images: AnyPath | None = None, backbone: Backbone | None = No
     images
         A folder of photos, in place of `get_images`.
     backbone
-        The network to embed with; without it, the one that the folder was last opened with, else
-        EfficientNet-Lite1. One of `load_tuned` with a head alone is laid over what its network
-        made.
+        The network to embed with, or its name; without it, the one that the folder was last opened
+        with, else EfficientNet-Lite1. One of `load_tuned` with a head alone is laid over what its
+        network made.
     colour
         How much colour counts beside what the network says, 0 to 1 or so: see notebook 06.
         Without it as much as a tuned backbone was chosen with, else 0.
@@ -183,18 +183,22 @@ def open_catalogue(images: AnyPath | None = None, backbone: Backbone | None = No
     are given to them: `search(3, 10, catalogue)`.
     """
     plain = images is None and backbone is None and colour is None
+    backbone = load_backbone(backbone) if isinstance(backbone, str) else backbone
     colour = as_weight(colour if colour is not None else backbone.colour if backbone else 0)
     folder = get_images() if images is None else own_folder(images)
     found = scan(folder)
     head_only = backbone is not None and backbone.base is not None and not backbone.last_block
-    (names, vectors, skipped), photos, about = embed_folder(
-        folder, found.names, backbone.base if head_only else backbone)
+    known, photos, about = embed_folder(folder, found.names,
+                                        backbone.base if head_only else backbone)
     if head_only:
         with torch.inference_mode():
-            vectors, about = backbone.network[-1](vectors), backbone.about
+            known, about = known._replace(img_emb_tensors=backbone.network[-1](
+                known.img_emb_tensors)), backbone.about
     if colour:
-        (_, hues, _), *_ = embed_folder(folder, names, colour_backbone())
-        vectors = side_by_side((vectors, 1), (hues, colour))
+        known, photos = beside_colour(folder, known, photos, colour)
+    names, vectors, skipped = known
+    if not torch.isfinite(vectors).all():
+        raise ValueError("the tuned head gave no finite vector: train it anew in notebook 06")
     catalogue = Catalogue(folder, names, vectors, [found.labels[name] for name in names], about,
                           photos, found.new, skipped, colour)
     if backbone is not None:
@@ -279,7 +283,7 @@ def compare(query: Query, factors: list[int],
     """Draw the query once, and beside it its four nearest at each number of factors."""
     catalogue = _given(catalogue)
     counts = []
-    for n in factors:
+    for n in [factors] if is_whole(factors) else factors:
         query, n = catalogue.at_hand(query, n)
         counts.append(n)
     liked = catalogue.find(query)
@@ -340,6 +344,8 @@ def _numbered(index, catalogue):
         photo = catalogue.photo(index)
     except (OSError, BadPhoto):  # deleted since the catalogue was opened
         return Image.new("L", (3, 4), 200), f"{index}: cannot be read now"
+    if catalogue.photos and photo_hash(photo.filename) != catalogue.photos[index]:
+        return photo, f"{index}: changed, open it anew"
     return photo, f"{index}: {catalogue.labels[index] or _short(photo)}"
 
 

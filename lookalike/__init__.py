@@ -56,8 +56,8 @@ def cache_folder() -> Path:
 
 
 @functools.cache
-def say_once(line: str) -> None:
-    """Print a line that one reading of is enough."""
+def say_once(line: str, of: AnyPath = "") -> None:
+    """Print a line that is read once; of each folder, if it is `of` one."""
     print(readable(line))
 
 

@@ -2,12 +2,14 @@
 import functools
 import itertools
 from numbers import Real
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageCms
 
 from lookalike import shown
+from lookalike.extraction import Extracted, embed_folder
 from lookalike.networks import Backbone, Engine
 
 BINS = 7  # along each of lightness, green to red, and blue to yellow
@@ -47,6 +49,20 @@ def colour_backbone() -> Backbone:
                       torch.nn.Identity(), BINS**3, "histogram of CIELAB", f"cielab-{BINS}-soft")
     colour.with_torch = colour.compiled = Engine(lambda histograms: histograms, "NumPy")
     return colour
+
+
+def beside_colour(images: Path, known: Extracted, photos: list[bytes], weight: float
+                  ) -> tuple[Extracted, list[bytes]]:
+    """Put colour beside the vectors of photos in a folder; what changes meanwhile is left out."""
+    (names, hues, faults), again, _ = embed_folder(images, known.img_names, colour_backbone())
+    row = dict(zip(zip(names, again), hues))
+    both = [i for i, one in enumerate(zip(known.img_names, photos)) if one in row]
+    left_out = {name: faults.get(name, "it was changed meanwhile: open it again")
+                for name, photo in zip(known.img_names, photos) if (name, photo) not in row}
+    hues = torch.stack([row[known.img_names[i], photos[i]] for i in both])
+    return Extracted([known.img_names[i] for i in both], side_by_side(
+        (known.img_emb_tensors[both], 1), (hues, weight)), known.skipped | left_out), [
+        photos[i] for i in both]
 
 
 def as_weight(weight: float) -> float:

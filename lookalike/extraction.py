@@ -126,6 +126,8 @@ def embed_folder(images: Path, names: list[str], backbone: Backbone | None = Non
     skipped = {name: in_words(error) for name, error in faults.items()}
     skipped |= {name: found[photo] for name, photo in photos.items()
                 if isinstance(found.get(photo), str)}
+    skipped |= {name: f"{new[photo]}, which is the same, was not embedded: open it again"
+                for name, photo in photos.items() if photo not in found and name not in skipped}
     tried = {*new.values(), *faults}
     say_skipped({name: why for name, why in skipped.items() if name in tried}, len(tried))
     good = [name for name in names if isinstance(found.get(photos.get(name)), bytes)]

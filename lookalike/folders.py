@@ -64,7 +64,7 @@ def tutorial_photos() -> Path:
 def own_folder(path: AnyPath, said_by: str = "images") -> Path:
     """Find a folder of a reader's own, and say which it is."""
     images = from_here(path)
-    if not os.path.isdir(images):
+    if not str(path) or not os.path.isdir(images):
         raise FileNotFoundError(f"{said_by} is {shown(str(path))}, which is not a folder: mend it, "
                                 "or leave it out")
     images = images.resolve()
@@ -199,18 +199,19 @@ def scan(images: AnyPath, column: str = "label") -> Photos:
     found, passed_over, unread = _files(images)
     if passed_over:
         counts = ", ".join(f"{n} {what}" for what, n in sorted(passed_over.items()))
-        say_once(f"Passed over: {counts}")
+        say_once(f"Passed over: {counts}", images)
     if unread:
-        say_once(f"Could not be read, so its photos are missing: {', '.join(unread)}")
+        say_once(f"Could not be read, so its photos are missing: {', '.join(unread)}", images)
     if not found:
         raise FileNotFoundError(f"no photo in {shown(str(images))}, none of "
                                 f"{', '.join(sorted(PHOTO_ENDINGS))}")
     table, labels = _labels_by_table(images, found, column)
     new = [name for name in found if table and name not in labels]
     if new:
-        say_once(f"Kept aside as new ones: {len(new):,} photos that are not in {table}")
+        say_once(f"Kept aside as new ones: {len(new):,} photos that are not in {table}", images)
     if not table:
-        labels = _labels_by_folder(found) if column == "label" else dict.fromkeys(found, "")
+        labels = _labels_by_folder(found, images) if column == "label" else \
+            dict.fromkeys(found, "")
     return Photos([name for name in found if name in labels], new, labels)
 
 
@@ -238,7 +239,7 @@ def _theirs(name):
     return not name.startswith(".") and name.lower() not in NOT_THEIRS
 
 
-def _labels_by_folder(found):
+def _labels_by_folder(found, images):
     """The innermost folder of each photo, images/ and test/ left aside; at least two kinds."""
     labels = {name: Path(name).parent.name for name in found}
     labels = {name: "" if kind.lower() in NO_CLASS else kind for name, kind in labels.items()}
@@ -246,7 +247,7 @@ def _labels_by_folder(found):
     if len(kinds) < 2:
         return dict.fromkeys(found, "")
     say_once(f"Labels by the folders' names, {len(kinds)} kinds: {', '.join(kinds[:5])}"
-             + ", ..." * (len(kinds) > 5))
+             + ", ..." * (len(kinds) > 5), images)
     return labels
 
 
@@ -262,74 +263,98 @@ def who_sent(catalogue: Any) -> list[str]:
 # ---- labels from a table ---------------------------------------------------------------------
 def _labels_by_table(images, found, column):
     """(The table's name, {name: label}); ('', {}) where no table names any of the photos."""
-    for table in (Path(place, name) for name in TABLES for place in (images, Path(images).parent)):
-        if table.is_file():
-            key, label = TABLES[table.name]
-            rows = _rows(table, key, label if column == "label" else column)
-            labels = _of_photos(table.name, rows, found)
-            if labels:
-                return table.name, labels
-            say_once(f"{table.name} names none of the photos: its first is "
-                     f"{shown(next(iter(rows), None))}, the first photo is {found[0]!r}")
+    for table, called, its_own in _tables(Path(images)):
+        try:
+            rows = _rows(table, column)
+            labels, unclear = _of_photos(rows, found, its_own)
+        except (ValueError, OSError) as error:
+            if its_own:
+                raise ValueError(f"{called}, {error}. Mend it there, or save the table as 'CSV "
+                                 "UTF-8' from a spreadsheet program") from None
+            say_once(f"Not taken for a table of these photos: {called}, {error}", images)
+            continue
+        if unclear:
+            say_once(f"{called}: {len(unclear)} rows fit several photos each, and so none, the "
+                     f"first is {unclear[0]!r}: write paths, with the files' endings", images)
+        if labels:
+            return called, labels
+        say_once(f"{called} names none of the photos: its first is "
+                 f"{shown(next(iter(rows), None))}, the first photo is {found[0]!r}", images)
     return "", {}
 
 
-def _rows(table, key, column):
+def _tables(images):
+    """Which tables there are, what to call each, and whether it is surely of these photos."""
+    for name in TABLES:
+        for place, called in ((images, name), (images.parent, f"../{name}")):
+            if (place / name).is_file():  # the data set's lies beside its folder images/
+                yield place / name, called, place == images or images.name == "images"
+
+
+def _rows(table, column):
     """{what a row calls a photo, as `_plain` has it: what stands in the column}."""
-    data = table.read_bytes()
-    rows, line = {}, 1
+    key, label = TABLES[table.name]
+    column, rows, line = label if column == "label" else column, {}, 1
     try:
+        data = table.read_bytes()
         text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True,
                                 delimiter=max(",;\t", key=text.partition("\n")[0].count))
         reader.fieldnames = [word.strip() for word in reader.fieldnames or []]
-        for missing in {key, column}.difference(reader.fieldnames):
-            raise csv.Error(f"there is no column {missing!r}")
+        _need_one(reader.fieldnames, key, column)
         line = reader.line_num + 1
         for row in reader:
             name, label = _plain(row[key] or ""), (row[column] or "").strip()
             if "\n" in name + label or rows.get(name, label) != label:
                 raise csv.Error(f"{shown(name)} has a second label, or one of several lines")
+            if None in row and table.name == "images.csv":  # styles.csv has commas in its last
+                raise csv.Error("more columns than the first line has: quote a text with commas")
             rows[name], line = label, reader.line_num + 1
-    except (csv.Error, UnicodeDecodeError) as error:
-        what = error if isinstance(error, csv.Error) else "not UTF-8 text"
-        raise ValueError(f"{table.name}, line {line}: {what}. Mend it there, or save the table as "
-                         "'CSV UTF-8' from a spreadsheet program") from None
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8 text") from None
+    except csv.Error as error:
+        raise ValueError(f"line {line}: {error}") from None
     rows.pop("", None)
     return rows
 
 
-def _of_photos(table, rows, found):
-    """{name: label} for each photo that a row names; a row that fits several fits none."""
+def _need_one(head, *columns):
+    for column in columns:
+        if head.count(column) != 1:
+            raise csv.Error(f"there is {'no' if column not in head else 'a second'} column "
+                            f"{column!r}")
+
+
+def _of_photos(rows, found, strip):
+    """({name: label} for each photo that a row names, rows that fit several photos)."""
     named, labels, unclear = collections.defaultdict(set), {}, []
     for name in found:
         for key in _keys(name):
             named[key].add(name)
-    for key, label in rows.items():
+    strip = strip and not any(name.startswith("images/") for name in found)
+    for row, label in rows.items():
+        key = row.removeprefix("images/") if strip else row
         fits = _fitting(key, named.get(key, set()))
         if len(fits) > 1:
-            unclear.append(key)
+            unclear.append(row)
         elif fits and labels.setdefault(*fits, label) != label:
-            raise ValueError(f"{table} calls {fits.pop()!r} more than one thing, {label!r} the "
-                             "last time: leave one row of it")
-    if unclear:
-        say_once(f"{table}: {len(unclear)} rows fit several photos each, and so none, the first "
-                 f"is {unclear[0]!r}: write paths, with the files' endings")
-    return labels
+            raise ValueError(f"{fits.pop()!r} is called more than one thing, {label!r} the last "
+                             "time: leave one row of it")
+    return labels, unclear
 
 
 def _fitting(key, names):
-    """Those of the names that a row means: a whole path says more than the name of a file."""
-    for says_most in (0, 1):
+    """Those of the names that a row means: a whole path, a whole file's name, a path's stem."""
+    for says_more in (0, 2, 1):
         if len(names) > 1:
-            names = {name for name in names if _keys(name)[says_most] == key} or names
+            names = {name for name in names if _keys(name)[says_more] == key} or names
     return names
 
 
 def _plain(text):
     """As a table and a file system both may have written it."""
     text = unicodedata.normalize("NFC", text.strip()).casefold().replace("\\", "/")
-    return text.removeprefix("./").removeprefix("images/")
+    return text.removeprefix("./")
 
 
 def _keys(name):

@@ -92,8 +92,9 @@ class Backbone:
 
     def embed(self, photos: list[Image.Image]) -> torch.Tensor:
         """Turn a few RGB images into vectors, (len(photos), n_features) float32."""
-        crops = np.stack([self.crop(photo) for photo in photos])
-        return torch.from_numpy(self.with_torch.compute(crops))
+        parts = [photos[i:i + BATCH] for i in range(0, len(photos), BATCH)]
+        return torch.from_numpy(np.concatenate([self.with_torch.compute(
+            np.stack([self.crop(photo) for photo in part])) for part in parts]))
 
     def embed_files(self, files: list[Path], compute: Callable
                     ) -> tuple[np.ndarray, list[Exception | None]]:

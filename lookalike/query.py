@@ -1,6 +1,6 @@
 """What a reader asks with: a photo's number, its path, a picture, an upload; or several of these.
 
-Whatever way it comes, a photo whose bytes are in the catalogue is that photo.
+As a file or an upload, a photo whose bytes are in the catalogue is that photo.
 """
 import hashlib
 import io
@@ -14,7 +14,8 @@ from PIL import Image
 
 from lookalike import AnyPath, shown
 from lookalike.folders import from_here
-from lookalike.photos import check_picture, photo_hash, pil_loader, read_photo, upright_rgb
+from lookalike.photos import BadPhoto, check_picture, photo_hash, pil_loader, read_photo
+from lookalike.photos import upright_rgb
 
 Query = int | AnyPath | Image.Image | dict | Sequence
 Liked = list[tuple[int | None, Image.Image | None]]  # (its number, None), or (None, the picture)
@@ -43,10 +44,10 @@ def find(query: Query, catalogue: Any) -> Liked:
     if isinstance(query, (list, tuple)):
         if not query:
             raise ValueError("the query is empty: give at least one photo, by its number or path")
-        return [one for part in query for one in find(part, catalogue)]
+        liked = [one for part in query for one in find(part, catalogue)]
+        return [one for i, one in enumerate(liked) if one[0] is None or one not in liked[:i]]
     if isinstance(query, Image.Image):
-        check_picture("your picture", query)
-        return [(None, upright_rgb(query))]
+        return [(None, _picture(query))]
     if isinstance(query, dict) and "content" in query:
         content = bytes(query["content"])
         return _known(hashlib.sha256(content).digest(), catalogue) or [
@@ -58,6 +59,14 @@ def find(query: Query, catalogue: Any) -> Liked:
                         "a PIL image, or a list of these")
     return [(whole(query, "the number of the query", 0, len(catalogue.img_names) - 1,
                    "photos are counted from 0"), None)]
+
+
+def _picture(img):
+    check_picture("your picture", img)
+    try:
+        return upright_rgb(img)
+    except Exception as error:  # as of a file, see read_photo
+        raise BadPhoto("your picture", f"damaged ({shown(error)})") from error
 
 
 def _find_path(query, catalogue):

@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import PIL
+import pillow_heif
 from tqdm import tqdm
 
 import lookalike
@@ -24,6 +26,8 @@ CREATE TABLE IF NOT EXISTS vectors (network TEXT, photo BLOB, vector, PRIMARY KE
 CREATE TABLE IF NOT EXISTS folders (path BLOB PRIMARY KEY, backbone, weights, fingerprint);
 """
 EVERY = 3  # seconds between commits: a kill or a power cut costs that much work at most
+# what read a photo: a newer one may read what this one cannot, so its reasons are not taken
+READER = f"Pillow {PIL.__version__}, pillow-heif {pillow_heif.__version__}: "
 SETTLED = 3 * 10**9  # ns: on some disks a file changed twice in two seconds keeps its time
 
 
@@ -38,7 +42,7 @@ def open_store() -> Iterator[sqlite3.Connection]:
         try:
             path = lookalike.home() / "embeddings" / "vectors.db"
             path.parent.mkdir(exist_ok=True)
-            disk = store = sqlite3.connect(path, timeout=60)  # seconds to wait for another notebook
+            disk = store = sqlite3.connect(path, timeout=20)  # seconds to wait for another notebook
             disk.executescript(TABLES)
         except (OSError, sqlite3.OperationalError) as error:
             say_once(f"Nothing can be kept here ({error}): vectors are held in memory, until this "
@@ -46,9 +50,9 @@ def open_store() -> Iterator[sqlite3.Connection]:
             store = _in_memory()
         yield store
     except sqlite3.DatabaseError as error:
-        mend = "make room there, or allow it, and run this again; what was done before is kept" \
-            if isinstance(error, sqlite3.OperationalError) else \
-            "it is damaged: delete it, and only time is lost"
+        mend = "it is damaged, or of another version: delete it, and only time is lost" \
+            if type(error) is sqlite3.DatabaseError or " column" in str(error) else \
+            "make room there, or allow it, and run this again; what was done before is kept"
         raise OSError(f"{path} ({error}): {mend}") from error
     finally:
         if disk:
@@ -107,12 +111,17 @@ def vectors_of(store: sqlite3.Connection, network: str, photos: Iterable[bytes]
                ) -> dict[bytes, bytes | str]:
     """Look up {photo: its vector's bytes, or in words why it has none}, for those known."""
     one = "SELECT photo, vector FROM vectors WHERE network = ? AND photo = ?"
-    return dict(row for photo in photos for row in store.execute(one, (network, photo)))
+    rows = (row for photo in photos for row in store.execute(one, (network, photo)))
+    return {photo: vector if isinstance(vector, bytes) else vector.removeprefix(READER)
+            for photo, vector in rows if isinstance(vector, bytes) or vector.startswith(READER)}
 
 
 def keep(store: sqlite3.Connection, network: str, vectors: dict[bytes, bytes | str]) -> int:
-    """Keep vectors, or reasons; of two processes at the same photo the first one's stays."""
-    _write(store, "vectors", [(network, photo, one) for photo, one in vectors.items()], "IGNORE")
+    """Keep vectors, or reasons; of two processes at the same photo the first one's vector stays."""
+    _write(store, "vectors", [(network, photo, one if isinstance(one, bytes) else READER + one)
+                              for photo, one in vectors.items()],
+           "ON CONFLICT DO UPDATE SET vector = excluded.vector WHERE "
+           "typeof(vectors.vector) = 'text'")
     return len(vectors)
 
 
@@ -138,9 +147,10 @@ def _note(store, table, rows):
         say_once(f"Which photos were seen cannot be kept in embeddings/vectors.db ({error})")
 
 
-def _write(store, table, rows, or_else="REPLACE"):
+def _write(store, table, rows, conflict=""):
     """All rows in one transaction, which is short, so that others need not wait long."""
     if rows:
         places = ", ".join("?" * len(rows[0]))
         with store:
-            store.executemany(f"INSERT OR {or_else} INTO {table} VALUES ({places})", rows)
+            store.executemany(f"INSERT {'' if conflict else 'OR REPLACE '}INTO {table} VALUES "
+                              f"({places}) {conflict}", rows)

@@ -126,8 +126,10 @@ def save_tuned(filename: AnyPath, backbone: Backbone, head: nn.Module,
     modules = {"head": head} | ({"layer4": last_block} if last_block else {})
     tensors = {f"{part}.{key}": value.contiguous() for part, module in modules.items()
                for key, value in module.state_dict().items()}
-    content = save(tensors, backbone.about | {"look": repr(float(look)), "colour":
-                                              repr(float(colour))})
+    if not all(torch.isfinite(value).all() for value in tensors.values()):
+        raise ValueError("the head holds NaN or infinity, so nothing was written: train it anew")
+    content = save(tensors, backbone.about | {"look": repr(as_weight(look)),
+                                              "colour": repr(as_weight(colour))})
     path = Path(filename)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.tmp")
@@ -189,8 +191,9 @@ def _damaged(path):
 
 def _load(module, tensors):
     """Numbers into a module whose shapes they have, if all are finite."""
-    wanted = {key: value.shape for key, value in module.state_dict().items()}
-    if {key: value.shape for key, value in tensors.items()} != wanted:
+    has, wanted = ({key: (value.shape, value.dtype) for key, value in one.items()}
+                   for one in (tensors, module.state_dict()))
+    if has != wanted:
         raise ValueError("its tensors have other names or shapes than the network's")
     if not all(torch.isfinite(value).all() for value in tensors.values()):
         raise ValueError("some of its numbers are NaN or infinite")

@@ -9,6 +9,7 @@ from PIL import Image
 
 import helpers
 from helpers import nearest, open_catalogue, pil_loader
+from lookalike import colour
 from lookalike.colour import colour_histogram, side_by_side
 
 
@@ -98,12 +99,30 @@ def test_any_folder_has_the_dial(fill, home, photos, capsys):
     assert open_catalogue(home / "mine").about == plain.about, "colour is no network"
 
 
+def test_what_changes_before_its_colour_is_counted_is_left_out(home, photos, monkeypatch):
+    """Never one photo's vector beside another's colour."""
+    (home / "mine").mkdir()
+    flat(home / "mine", photos)
+    open_catalogue(home / "mine")
+    embed_folder = colour.embed_folder
+
+    def meanwhile(*args):
+        shutil.copy(home / "mine" / "hat-00.jpg", home / "mine" / "bag-00.jpg")
+        (home / "mine" / "bag-01.jpg").unlink()
+        return embed_folder(*args)
+
+    monkeypatch.setattr(colour, "embed_folder", meanwhile)
+    catalogue = open_catalogue(home / "mine", colour=0.3)
+    assert {"bag-00.jpg", "bag-01.jpg", "broken.jpg"} == catalogue.skipped.keys()
+    assert len(catalogue.img_names) == len(catalogue.img_emb_tensors) == len(catalogue.photos) == 23
+
+
 def test_colour_decides_between_two_of_a_kind(home, photos):
     """Of one shape in six colours, the nearest is the one of nearly the query's colour."""
     (home / "mine").mkdir()
-    for name, colour in {"a red": "red", "blue": "blue", "green": "green", "yellow": "yellow",
-                         "another red": (235, 25, 25), "black": "black"}.items():
-        garment(colour, "lightgray").save(home / "mine" / f"{name}.png")
+    for name, hue in {"a red": "red", "blue": "blue", "green": "green", "yellow": "yellow",
+                      "another red": (235, 25, 25), "black": "black"}.items():
+        garment(hue, "lightgray").save(home / "mine" / f"{name}.png")
     catalogue = open_catalogue(home / "mine", colour=1)
     assert nearest(0, 6, 1, catalogue)[0].name == "another red.png"
     by_path = nearest(home / "mine" / "a red.png", 6, 5, catalogue)
@@ -124,11 +143,11 @@ def test_asked_from_outside_in_every_way(home, photos):
     assert len(nearest([3, new], 56, catalogue=catalogue)) == 4
 
 
-@pytest.mark.parametrize("colour", [-0.1, 101, "much", None, True, float("nan"), 10**400])
-def test_weights_that_are_none(home, photos, colour):
-    if colour is None:
-        assert open_catalogue(photos, colour=colour).colour == 0
+@pytest.mark.parametrize("weight", [-0.1, 101, "much", None, True, float("nan"), 10**400])
+def test_weights_that_are_none(home, photos, weight):
+    if weight is None:
+        assert open_catalogue(photos, colour=weight).colour == 0
     else:
         with pytest.raises(ValueError, match="a weight is .*, and must be a number from 0"):
-            open_catalogue(photos, colour=colour)
+            open_catalogue(photos, colour=weight)
     assert helpers.opened == []

@@ -122,7 +122,7 @@ QUOTED = 'image,label\n' + 'x,Hat\n' * 3 + 'a,"Hat\n' + "".join(f"b{i},Coat\n" f
 
 
 @pytest.mark.parametrize("content, words", [
-    ("image,label\nПальто,Пальто\n".encode("cp1251"), "line 1: not UTF-8.*CSV UTF-8"),
+    ("image,label\nПальто,Пальто\n".encode("cp1251"), "not UTF-8 text.*CSV UTF-8"),
     (b"image,kind\na,Hat\n", "line 1: there is no column 'label'"),
     (b"", "line 1: there is no column"),
     ("image,label\na,Hat\n".encode("utf-16-le"), "line 1: there is no column"),
@@ -131,6 +131,8 @@ QUOTED = 'image,label\n' + 'x,Hat\n' * 3 + 'a,"Hat\n' + "".join(f"b{i},Coat\n" f
     ((QUOTED + 'c,"Dress"\n').encode(), "line 5: ',' expected after"),
     (QUOTED.encode() + b'd,Bag"\n', "line 5: 'a' has a second label, or one of several lines"),
     (b"image,label\na,Hat\nb,Bag\na,Coat\n", "line 4: 'a' has a second label"),
+    (b"image,title,label\na,Nice, warm,Hat\n", "line 2: more columns than the first line"),
+    (b"image,label,label\na,Hat,Coat\n", "line 1: there is a second column 'label'"),
 ])
 def test_tables_that_cannot_be_read(tmp_path, content, words):
     put(tmp_path, "a.jpg").joinpath("images.csv").write_bytes(content)
@@ -145,10 +147,12 @@ def test_tables_that_cannot_be_read(tmp_path, content, words):
     ("1/a,Hat", {"1/a.jpg": "Hat"}), ("2/a.jpg,Hat\n1/a.jpg,Coat",
                                       {"2/a.jpg": "Hat", "1/a.jpg": "Coat"}),
     ("b,Hat", {"b.jpg": "Hat"}), ("b.jpg,Bag\na,Hat", {"b.jpg": "Bag"}),
-    ("c.jpg,Hat", {"1/c.jpg": "Hat"}),
+    ("c.jpg,Hat", {"1/c.jpg": "Hat"}), ("d.jpg,Hat", {"1/d.jpg": "Hat"}),
+    ("images/b.jpg,Hat\nb.jpg,Coat", {"images/b.jpg": "Hat", "b.jpg": "Coat"}),
 ])
 def test_no_photo_gets_another_photos_label(tmp_path, rows, labels, capsys):
-    put(tmp_path, "a.jpg", "a.png", "1/a.jpg", "2/a.jpg", "b.jpg", "1/c.jpg")
+    put(tmp_path, "a.jpg", "a.png", "1/a.jpg", "2/a.jpg", "b.jpg", "1/c.jpg", "1/d.jpg",
+        "d.jpg.png", *["images/b.jpg"] * ("images/" in rows))
     found = scan(table(tmp_path, f"image,label\n{rows}\n"))
     assert {name: label for name, label in found.labels.items() if found.new} == labels
     said = capsys.readouterr().out
@@ -156,9 +160,30 @@ def test_no_photo_gets_another_photos_label(tmp_path, rows, labels, capsys):
         "a,Hat" in rows.split("\n"))
 
 
+def test_a_table_of_others_beside_the_folder(tmp_path, capsys):
+    """It may be another's, and closes nothing; the data set's own is."""
+    put(tmp_path, "cats/1.jpg", "cats/2.jpg", "images/1.jpg")
+    table(tmp_path, "image,label\nimages/1.jpg,Hat\n")
+    assert not any(scan(tmp_path / "cats").labels.values()) and not scan(tmp_path / "cats").new
+    assert scan(tmp_path / "images").labels == {"1.jpg": "Hat"}
+    table(tmp_path, "url,width\nx,3\n")
+    capsys.readouterr()
+    assert len(scan(tmp_path / "cats").names) == 2
+    assert "Not taken for a table of these photos: ../images.csv, line 1" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="../images.csv, line 1: there is no column"):
+        scan(tmp_path / "images")
+
+
+def test_each_folder_says_its_own(tmp_path, capsys):
+    for name in "ab":
+        table(put(tmp_path / name, "1.jpg", "2.jpg"), "image,label\n1,Hat\n")
+        scan(tmp_path / name)
+    assert capsys.readouterr().out.count("Kept aside as new ones: 1 photos") == 2
+
+
 def test_two_rows_that_call_a_photo_two_things(tmp_path):
     put(tmp_path, "a.jpg")
-    with pytest.raises(ValueError, match="'a.jpg' more than one thing, 'Coat' the last time"):
+    with pytest.raises(ValueError, match="'a.jpg' is called more than one thing, 'Coat' the"):
         scan(table(tmp_path, "image,label\na,Hat\na.jpg,Coat\n"))
     assert scan(table(tmp_path, "image,label\na,Hat\na.jpg,Hat\n")).labels == {"a.jpg": "Hat"}
 
@@ -340,7 +365,7 @@ def test_own_folder_relative_to_the_checkout(home, photos, monkeypatch, tmp_path
     assert get_images() == photos.resolve()
 
 
-@pytest.mark.parametrize("path", ["/no/such/folder", "a" * 300, "~nobody/photos", "a\0b"])
+@pytest.mark.parametrize("path", ["", "/no/such/folder", "a" * 300, "~nobody/photos", "a\0b"])
 def test_own_folder_must_exist(home, path):
     with pytest.raises(FileNotFoundError, match="images is '.*which is not a folder"):
         helpers.open_catalogue(images=path)

@@ -170,6 +170,11 @@ def test_several_likes_are_asked_by_their_mean(catalogue, photos):
     assert nearest([7], 20) == nearest(7, 20)
 
 
+def test_what_is_liked_twice_counts_once(catalogue, photos):
+    path = photos / catalogue.img_names[3]
+    assert nearest([3, 3, path, 17], 30) == nearest([3, 17], 30)
+
+
 def test_what_is_liked_is_not_among_the_answers(catalogue, photos):
     liked = [one.index for one in nearest(3, 20, k=6)]
     path = photos / catalogue.img_names[liked[0]]
@@ -251,6 +256,10 @@ def test_a_picture_that_is_no_photo(catalogue, tmp_path):
     (tmp_path / "t-shirt.jpg").touch()
     with pytest.raises(BadPhoto, match="t-shirt.jpg: the file is empty"):
         search(tmp_path / "t-shirt.jpg", 20)
+    Image.linear_gradient("L").save(tmp_path / "cut.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:600])
+    with pytest.raises(BadPhoto, match="your picture: damaged"):
+        search(Image.open(tmp_path / "cut.jpg"), 20)
     with pytest.raises(BadPhoto, match="list.jpg: not a photo"):
         search({"name": "list.jpg", "content": b"milk, bread"}, 20)
 
@@ -310,6 +319,12 @@ def test_photos_to_ask_with(catalogue, photos, home):
                path.name not in [one.name for one in found] for path in new)
 
 
+def test_a_network_by_its_name(home, photos, backbone):
+    assert open_catalogue(photos, "efficientnet_lite1").about == backbone.about
+    with pytest.raises(ValueError, match="no backbone is called 'resnet51'"):
+        open_catalogue(photos, "resnet51")
+
+
 def test_search_opens_the_catalogue_by_itself(catalogue, drawn):
     helpers.opened.clear()
     assert len(search(3, 20)) == 4
@@ -338,6 +353,7 @@ def test_search_draws_the_query_and_two_by_two(catalogue, drawn):
 
 def test_two_numbers_of_factors_side_by_side(catalogue, drawn):
     assert helpers.compare(3, [20, 2]) == [nearest(3, 20), nearest(3, 2)]
+    assert helpers.compare(3, 20) == [nearest(3, 20)]
     assert [title for title, _ in drawn[0]] == ["Query", "faiss compressed 20, images/",
                                                 "faiss compressed 2, images/"]
 
@@ -364,6 +380,15 @@ def test_a_photo_that_was_deleted_since_the_opening(home, photos, drawn):
     (mine / found[1].name).unlink()
     assert search(3, 20, catalogue) == found
     assert drawn[0][1][1][1] == f"{found[1].index}: cannot be read now"
+
+
+def test_a_photo_that_was_changed_is_not_drawn_as_the_old_one(home, photos, drawn):
+    mine = home / "mine"
+    shutil.copytree(photos, mine)
+    catalogue = open_catalogue(images=mine)
+    shutil.copy(mine / "new-00.jpg", mine / catalogue.img_names[3])
+    search(3, 20, catalogue)
+    assert drawn[0][0][1] == ["3: changed, open it anew"]
 
 
 @pytest.mark.parametrize("indices", [[-1], [True], [56], [0, 1.0]])

@@ -20,6 +20,7 @@ import helpers
 import lookalike
 from helpers import Backbone, open_catalogue, pil_loader
 from lookalike import HERE, extraction, networks, store
+from lookalike.photos import BadPhoto
 
 
 @pytest.fixture
@@ -254,6 +255,40 @@ def test_a_photo_that_may_not_be_read_is_tried_again(own, asked, monkeypatch):
     assert not open_catalogue().skipped and len(asked) == 12
 
 
+def test_a_copy_of_what_could_not_be_embedded_is_named_too(own, monkeypatch):
+    for name in ("bag-00 copy.jpg", "z.jpg"):
+        shutil.copy(own / "bag-00.jpg", own / name)
+
+    def loader(path, small, pil_loader=pil_loader):
+        if path.name == "z.jpg":
+            raise OSError(errno.EIO, "Input/output error")
+        return pil_loader(path, small)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(networks, "pil_loader", loader)
+        first = open_catalogue()
+    assert len(first.img_names) + len(first.skipped) == 14
+    assert "z.jpg, which is the same" in first.skipped["bag-00.jpg"]
+    assert len(open_catalogue().img_names) == 14
+
+
+def test_what_a_newer_reader_may_read_is_tried_again(own, asked, monkeypatch, photos):
+    """A reason is Pillow's of that version; a vector stays."""
+    def cannot(path, small, pil_loader=pil_loader):
+        if path.name == "bag-00.jpg":
+            raise BadPhoto(path, "of a kind that cannot be read")
+        return pil_loader(path, small)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(networks, "pil_loader", cannot)
+        assert open_catalogue().skipped == {"bag-00.jpg": "of a kind that cannot be read"}
+    asked.clear()
+    assert open_catalogue().skipped and asked == []
+    monkeypatch.setattr(store, "READER", "a newer one: ")
+    for _ in range(2):
+        assert not open_catalogue().skipped and asked == ["bag-00.jpg"]
+
+
 def test_nothing_but_broken_photos(home, tiny):
     (home / "mine").mkdir()
     (home / "mine" / "a.jpg").write_text("no photo")
@@ -366,10 +401,19 @@ def test_a_damaged_store_says_where_it_lies(own, home, content):
         content = bytearray(path.read_bytes())
         content[4096:-4096] = bytes(len(content) - 8192)
     path.write_bytes(content)
-    with pytest.raises(OSError, match=f"{path} .*damaged: delete it, and only time is lost"):
+    with pytest.raises(OSError, match=f"{path} .*damaged, or of another version: delete it"):
         open_catalogue()
     path.unlink()
     assert len(open_catalogue().img_names) == 12
+
+
+def test_a_store_of_another_version(own, home):
+    (home / "embeddings").mkdir()
+    other = sqlite3.connect(home / "embeddings" / "vectors.db")
+    other.execute("CREATE TABLE files (a, b)")
+    other.close()
+    with pytest.raises(OSError, match="or of another version: delete it, and only time is lost"):
+        open_catalogue()
 
 
 def test_an_empty_store_is_a_new_one(own, home):

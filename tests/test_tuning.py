@@ -162,6 +162,19 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, backbone, head, monkey
     assert path.read_bytes() == before and os.listdir(tmp_path) == [path.name]
 
 
+@pytest.mark.parametrize("wrong", [{"look": -1}, {"colour": 200}, {"look": float("nan")}, {}])
+def test_what_could_not_be_loaded_is_not_saved(tmp_path, backbone, head, wrong):
+    """And what was saved before stays."""
+    path = tmp_path / "head.safetensors"
+    tuning.save_tuned(path, backbone, head)
+    before, bad = path.read_bytes(), new_head()
+    if not wrong:
+        nn.init.constant_(bad[2].bias, torch.nan)
+    with pytest.raises(ValueError, match="a weight is|holds NaN or infinity"):
+        tuning.save_tuned(path, backbone, bad, **wrong)
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize("other", [{"fingerprint": "0"}, {"name": "resnet50"}], ids=str)
 def test_another_backbone_is_refused(tmp_path, backbone, head, other):
     tuning.save_tuned(tmp_path / "head.safetensors", backbone, head)
@@ -203,12 +216,13 @@ def claims(shape):
     (changed("head.2.weight", torch.zeros(512, 1281)), "other names or shapes"),
     (changed("head.2.weight", torch.zeros(1280, 512)), "other names or shapes"),
     (changed("layer4.0.conv1.weight", torch.zeros(1)), "layer4"),
+    (changed("head.6.bias", torch.zeros(512, dtype=torch.float16)), "other names or shapes"),
     (claims([10**12]), ""), (claims([2**40, 2**40]), ""),
     (metadata(colour="nan"), "weight is nan"), (metadata(look="-1"), "weight is -1"),
     (metadata(colour="much"), "much"), (metadata(backbone="resnet51"), "is called 'resnet51'")],
     ids=["text", "cut off", "torch's", "says nothing", "no head", "NaN", "other width",
-         "no width", "no memory has that width", "more features", "swapped", "a block", "huge",
-         "larger still", "colour NaN", "look below 0", "colour a word", "unknown network"])
+         "no width", "no memory has that width", "more features", "swapped", "a block", "half precision",
+         "huge", "larger still", "colour NaN", "look below 0", "colour a word", "unknown network"])
 def test_files_that_are_refused_in_a_sentence(tmp_path, backbone, head, change, words):
     path = tmp_path / "head.safetensors"
     tuning.save_tuned(path, backbone, head)

@@ -60,10 +60,15 @@ def home(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def catalogue(home, photos, embedded, backbone, monkeypatch):
-    """The small catalogue, opened as a reader opens it."""
-    monkeypatch.setenv("FASHION_IMAGES", str(photos))
+def known(home, photos, embedded, backbone):
+    """The small catalogue's vectors are kept: opening it, or a copy of it, embeds nothing."""
     with open_store() as store:
         keep(store, backbone.fingerprint, {photo_hash(photos / name): vector.numpy().tobytes()
                                            for name, vector in zip(*embedded)})
+
+
+@pytest.fixture
+def catalogue(known, photos, monkeypatch):
+    """The small catalogue, opened as a reader opens it."""
+    monkeypatch.setenv("FASHION_IMAGES", str(photos))
     return helpers.open_catalogue()

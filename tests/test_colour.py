@@ -84,7 +84,7 @@ def with_a_table(folder, photos):
 
 
 @pytest.mark.parametrize("fill", [flat, in_classes, with_a_table], ids=lambda fill: fill.__name__)
-def test_any_folder_has_the_dial(fill, home, photos, capsys):
+def test_any_folder_has_the_dial(known, fill, home, photos, capsys):
     (home / "mine").mkdir()
     fill(home / "mine", photos)
     plain = open_catalogue(home / "mine")
@@ -99,7 +99,7 @@ def test_any_folder_has_the_dial(fill, home, photos, capsys):
     assert open_catalogue(home / "mine").about == plain.about, "colour is no network"
 
 
-def test_what_changes_before_its_colour_is_counted_is_left_out(home, photos, monkeypatch):
+def test_what_changes_before_its_colour_is_counted_is_left_out(known, home, photos, monkeypatch):
     """Never one photo's vector beside another's colour."""
     (home / "mine").mkdir()
     flat(home / "mine", photos)
@@ -117,7 +117,7 @@ def test_what_changes_before_its_colour_is_counted_is_left_out(home, photos, mon
     assert len(catalogue.img_names) == len(catalogue.img_emb_tensors) == len(catalogue.photos) == 23
 
 
-def test_colour_decides_between_two_of_a_kind(home, photos):
+def test_colour_decides_between_two_of_a_kind(known, home, photos):
     """Of one shape in six colours, the nearest is the one of nearly the query's colour."""
     (home / "mine").mkdir()
     for name, hue in {"a red": "red", "blue": "blue", "green": "green", "yellow": "yellow",
@@ -129,7 +129,7 @@ def test_colour_decides_between_two_of_a_kind(home, photos):
     assert by_path == nearest(0, 6, 5, catalogue)
 
 
-def test_asked_from_outside_in_every_way(home, photos):
+def test_asked_from_outside_in_every_way(known, home, photos):
     """A path, an upload and a PIL image of a new photo get the same answers, colour counted."""
     catalogue, new = open_catalogue(photos, colour=0.3), photos / "new-00.jpg"
     upload = SimpleNamespace(value=({"name": "new.jpg", "content": new.read_bytes()},))
@@ -144,7 +144,7 @@ def test_asked_from_outside_in_every_way(home, photos):
 
 
 @pytest.mark.parametrize("weight", [-0.1, 101, "much", None, True, float("nan"), 10**400])
-def test_weights_that_are_none(home, photos, weight):
+def test_weights_that_are_none(known, home, photos, weight):
     if weight is None:
         assert open_catalogue(photos, colour=weight).colour == 0
     else:

@@ -129,7 +129,7 @@ def test_a_photo_of_the_catalogue_by_whatever_way(catalogue, photos, home, monke
         assert nearest(query, 20) == by_number, query
 
 
-def test_of_two_copies_the_one_that_is_asked_for(home, photos):
+def test_of_two_copies_the_one_that_is_asked_for(known, home, photos):
     mine = home / "mine"
     shutil.copytree(photos, mine)
     (mine / "images.csv").unlink()
@@ -149,7 +149,7 @@ def test_a_photo_from_outside_loses_no_neighbour(catalogue, photos):
     assert nearest(Image.open(new), 30) == nearest(upload, 30) == nearest(str(new), 30)
 
 
-def test_a_photo_that_was_changed_since_the_opening_is_another(home, photos, backbone):
+def test_a_photo_that_was_changed_since_the_opening_is_another(known, home, photos, backbone):
     mine = home / "mine"
     shutil.copytree(photos, mine)
     catalogue = open_catalogue(images=mine)
@@ -294,7 +294,7 @@ def test_vectors_of_two_networks_never_meet(catalogue, photos):
         nearest(str(photos / "new-00.jpg"), 20)
 
 
-def test_embeddings_that_do_not_say_what_made_them(home, photos, embedded):
+def test_embeddings_that_do_not_say_what_made_them(known, home, photos, embedded):
     """The article's own pickle, made by the reader."""
     with open(home / "mine.pickle", "wb") as handle:
         pickle.dump(list(embedded), handle, protocol=pickle.HIGHEST_PROTOCOL)
@@ -319,7 +319,7 @@ def test_photos_to_ask_with(catalogue, photos, home):
                path.name not in [one.name for one in found] for path in new)
 
 
-def test_a_network_by_its_name(home, photos, backbone):
+def test_a_network_by_its_name(known, home, photos, backbone):
     assert open_catalogue(photos, "efficientnet_lite1").about == backbone.about
     with pytest.raises(ValueError, match="no backbone is called 'resnet51'"):
         open_catalogue(photos, "resnet51")
@@ -372,7 +372,7 @@ def test_fewer_than_four_are_drawn(photos, embedded, drawn):
     assert "1: bag-01.jpg" in drawn[0][1][1], "no label: the name"
 
 
-def test_a_photo_that_was_deleted_since_the_opening(home, photos, drawn):
+def test_a_photo_that_was_deleted_since_the_opening(known, home, photos, drawn):
     mine = home / "mine"
     shutil.copytree(photos, mine)
     catalogue = open_catalogue(images=mine)
@@ -382,7 +382,7 @@ def test_a_photo_that_was_deleted_since_the_opening(home, photos, drawn):
     assert drawn[0][1][1][1] == f"{found[1].index}: cannot be read now"
 
 
-def test_a_photo_that_was_changed_is_not_drawn_as_the_old_one(home, photos, drawn):
+def test_a_photo_that_was_changed_is_not_drawn_as_the_old_one(known, home, photos, drawn):
     mine = home / "mine"
     shutil.copytree(photos, mine)
     catalogue = open_catalogue(images=mine)

@@ -123,7 +123,8 @@ def test_the_file_gives_back_the_same_recommender(tmp_path, backbone, head):
 
 
 @pytest.mark.parametrize("look, features", [(0, 512), (0.7, 1280 + 512)])
-def test_a_head_beside_the_old_vector_and_colour(home, backbone, photos, head, look, features):
+def test_a_head_beside_the_old_vector_and_colour(known, home, backbone, photos, head, look,
+                                                 features):
     """The file knows the weights that it was chosen with; the reader's word counts more."""
     tuning.save_tuned(home / "a.safetensors", backbone, head, look=look, colour=0.5)
     tuned = tuning.load_tuned(home / "a.safetensors", backbone)
@@ -221,8 +222,9 @@ def claims(shape):
     (metadata(colour="nan"), "weight is nan"), (metadata(look="-1"), "weight is -1"),
     (metadata(colour="much"), "much"), (metadata(backbone="resnet51"), "is called 'resnet51'")],
     ids=["text", "cut off", "torch's", "says nothing", "no head", "NaN", "other width",
-         "no width", "no memory has that width", "more features", "swapped", "a block", "half precision",
-         "huge", "larger still", "colour NaN", "look below 0", "colour a word", "unknown network"])
+         "no width", "no memory has that width", "more features", "swapped", "a block",
+         "half precision", "huge", "larger still", "colour NaN", "look below 0",
+         "colour a word", "unknown network"])
 def test_files_that_are_refused_in_a_sentence(tmp_path, backbone, head, change, words):
     path = tmp_path / "head.safetensors"
     tuning.save_tuned(path, backbone, head)

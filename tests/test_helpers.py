@@ -391,6 +391,11 @@ def test_a_photo_that_was_changed_is_not_drawn_as_the_old_one(known, home, photo
     assert drawn[0][0][1] == ["3: changed, open it anew"]
 
 
+def test_similar_images_are_four_at_most(catalogue, drawn):
+    helpers.similar_images(range(9), "any")
+    assert [len(captions) for _, captions in drawn[0]] == [4]
+
+
 @pytest.mark.parametrize("indices", [[-1], [True], [56], [0, 1.0]])
 def test_similar_images_of_photos_that_are_none(catalogue, indices):
     with pytest.raises((ValueError, TypeError), match="a photo's number is .* from 0 to 55"):

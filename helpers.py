@@ -198,7 +198,8 @@ def open_catalogue(images: AnyPath | None = None, backbone: Backbone | str | Non
         known, photos = beside_colour(folder, known, photos, colour)
     names, vectors, skipped = known
     if not torch.isfinite(vectors).all():
-        raise ValueError("the tuned head gave no finite vector: train it anew in notebook 06")
+        raise ValueError("some vectors are not finite: the tuned head is damaged, or vectors.db in "
+                         "embeddings/; train the one anew, or delete the other")
     catalogue = Catalogue(folder, names, vectors, [found.labels[name] for name in names], about,
                           photos, found.new, skipped, colour)
     if backbone is not None:

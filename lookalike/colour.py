@@ -11,6 +11,7 @@ from PIL import Image, ImageCms
 from lookalike import shown
 from lookalike.extraction import Extracted, embed_folder
 from lookalike.networks import Backbone, Engine
+from lookalike.photos import BadPhoto
 
 BINS = 7  # along each of lightness, green to red, and blue to yellow
 
@@ -59,6 +60,8 @@ def beside_colour(images: Path, known: Extracted, photos: list[bytes], weight: f
     both = [i for i, one in enumerate(zip(known.img_names, photos)) if one in row]
     left_out = {name: faults.get(name, "it was changed meanwhile: open it again")
                 for name, photo in zip(known.img_names, photos) if (name, photo) not in row}
+    if not both:
+        raise BadPhoto(images, "its photos were changed while they were read: open it again")
     hues = torch.stack([row[known.img_names[i], photos[i]] for i in both])
     return Extracted([known.img_names[i] for i in both], side_by_side(
         (known.img_emb_tensors[both], 1), (hues, weight)), known.skipped | left_out), [

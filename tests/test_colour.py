@@ -117,6 +117,20 @@ def test_what_changes_before_its_colour_is_counted_is_left_out(known, home, phot
     assert len(catalogue.img_names) == len(catalogue.img_emb_tensors) == len(catalogue.photos) == 23
 
 
+def test_all_of_them_change_before_their_colour_is_counted(known, home, photos, monkeypatch):
+    (home / "mine").mkdir()
+    shutil.copy(photos / "hat-00.jpg", home / "mine")
+    embed_folder = colour.embed_folder
+
+    def meanwhile(*args):
+        shutil.copy(photos / "bag-00.jpg", home / "mine" / "hat-00.jpg")
+        return embed_folder(*args)
+
+    monkeypatch.setattr(colour, "embed_folder", meanwhile)
+    with pytest.raises(ValueError, match="mine: its photos were changed.*open it again"):
+        open_catalogue(home / "mine", colour=0.3)
+
+
 def test_colour_decides_between_two_of_a_kind(known, home, photos):
     """Of one shape in six colours, the nearest is the one of nearly the query's colour."""
     (home / "mine").mkdir()

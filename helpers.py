@@ -325,10 +325,11 @@ def _figure(parts):
 
 
 def _draw_grid(place, pictures, suptitle, places=1):
-    """(Photo, caption) of each, in a square of at least so many places."""
-    side = int(np.ceil(np.sqrt(max(places, len(pictures)))))
-    for ax, (photo, caption) in zip(place.subplots(side, side, squeeze=False).flat,
-                                    [*pictures, *[(None, "")] * side ** 2]):
+    """(Photo, caption) of each, in at least so many places: as wide as high, or a row less."""
+    places = max(places, len(pictures))
+    across = int(np.ceil(np.sqrt(places)))
+    axes = place.subplots(-(-places // across), across, squeeze=False)
+    for ax, (photo, caption) in zip(axes.flat, [*pictures, *[(None, "")] * places]):
         if photo is None:
             ax.axis("off")
             continue

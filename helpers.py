@@ -25,7 +25,7 @@ from lookalike.embeddings import EMB_FILENAME, load_embeddings
 from lookalike.extraction import embed_folder, extract_embeddings
 from lookalike.folders import get_images, own_folder, scan
 from lookalike.networks import Backbone, load_backbone, refuse_another_network
-from lookalike.notebook import gallery, no_screen, not_yet, set_up_figures, short_tracebacks, show
+from lookalike.notebook import asks_for, gallery, no_screen, set_up_figures, short_tracebacks, show
 from lookalike.photos import BadPhoto, Neighbour, photo_hash, pil_loader
 from lookalike.query import Liked, Query, find, is_whole, whole
 from lookalike.quality import has_kind, interval, label_precision, nearest_of_each

@@ -1,13 +1,13 @@
 """What notebooks share: how figures are drawn, short errors, an exercise's first question."""
 import contextlib
 import dis
+import functools
 import itertools
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from types import TracebackType
-from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.font_manager import fontManager
@@ -108,20 +108,28 @@ def _show_error(shell, kind, error, trace, tb_offset=None):
 
 
 # ---- exercises -------------------------------------------------------------------------------
-def one_number(answer: Any) -> Any:
-    """Give an answer as a plain number: what NumPy and torch hold as one too, 1352.0 as 1352."""
+def asks_for(least: float, most: float, whole: bool = True) -> Callable:
+    """Let an exercise's check see nothing but a number from `least` to `most`.
+
+    To anything else, and to no answer yet, it says what is asked for. What NumPy and torch hold
+    as one number is a number; 1352.0 is whole.
+    """
+    def _of(check):
+        @functools.wraps(check)
+        def _checked(answer):
+            if answer is None:
+                return "your turn: put your answer in the place of None"
+            answer = _plain_number(answer)
+            number = isinstance(answer, Integral if whole else Real)
+            if number and not isinstance(answer, bool) and least <= answer <= most:
+                return check(answer)
+            return (f"not yet: the answer is a {'whole ' * whole}number from {least:,} to "
+                    f"{most:,}, not {lookalike.shown(answer)}")
+        return _checked
+    return _of
+
+
+def _plain_number(answer):
     with contextlib.suppress(AttributeError, TypeError, ValueError, RuntimeError):
-        answer = answer.item()
+        answer = answer.item()  # of NumPy and torch
     return int(answer) if isinstance(answer, float) and answer.is_integer() else answer
-
-
-def not_yet(answer: Any, least: float, most: float, whole: bool = True) -> str:
-    """Say what is wrong with an answer that must be a number from `least` to `most`; '' if fine."""
-    if answer is None:
-        return "your turn: put your answer in the place of None"
-    answer, kind = one_number(answer), "whole number" if whole else "number"
-    number = isinstance(answer, Integral if whole else Real) and not isinstance(answer, bool)
-    if not number or not least <= answer <= most:  # NaN is not between any two
-        return (f"not yet: the answer is a {kind} from {least:,} to {most:,}, "
-                f"not {lookalike.shown(answer)}")
-    return ""

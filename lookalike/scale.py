@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def insert_into_milvus(client: Any, factors: int, catalogue: Any, batch: int = 5
     client.load_collection(collection)  # one that was made before waits on disk
     rows = [{"name": name, "label": label, "vector": vector} for name, label, vector in zip(
         catalogue.img_names, catalogue.labels, catalogue.compressed[:, :factors], strict=True)]
-    for start in tqdm(range(0, len(rows), batch), desc="Batches of photos to Milvus"):
+    for start in tqdm(range(0, len(rows), batch), "Batches of photos to Milvus", delay=2):
         client.upsert(collection, rows[start:start + batch])
     return collection
 
@@ -163,7 +164,8 @@ def extract_with_ray(paths: list[AnyPath], backbone: Backbone, images: AnyPath =
     embedded = photos.map_batches(_Embedder, fn_constructor_args=(backbone,), batch_size=BATCH,
                                   num_cpus=1, compute=actors)
     vectors, why = np.empty((len(names), backbone.n_features), np.float32), [None] * len(names)
-    for row in tqdm(embedded.iter_rows(), f"Photos to vectors, {backbone.name}, Ray", len(names)):
+    for row in tqdm(embedded.iter_rows(), f"Photos to vectors, {backbone.name}, Ray", len(names),
+                    file=sys.stdout):
         vectors[row["row"]], why[row["row"]] = row["vector"], pickle.loads(row["why"])
     return without_skipped(names, vectors, why)
 

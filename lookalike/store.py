@@ -8,6 +8,7 @@ import contextlib
 import functools
 import os
 import sqlite3
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -89,7 +90,7 @@ def photos_of(store: sqlite3.Connection, images: Path, names: list[str]
         "SELECT * FROM files WHERE path BETWEEN ? AND ?", (inside, inside + b"\xff"))}
     photos, stats, faults, rows = {}, {}, {}, []
     due = time.monotonic() + EVERY
-    for name in tqdm(names, "Looking at new photos", delay=2, unit=" photos"):
+    for name in tqdm(names, "Looking at new photos", delay=2, unit=" photos", file=sys.stdout):
         path, stats[name] = os.fsencode(images / name), file_stat(images / name)
         then, photos[name] = known.get(path, ("gone", b""))
         if then != stats[name]:

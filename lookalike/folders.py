@@ -52,7 +52,9 @@ def get_images() -> Path:
         except (OSError, ValueError) as error:
             if not images.is_dir():  # another notebook may have been quicker
                 return _drawn(error)
-    print("Photos: the clothing data set in images/")
+    has_table = any((place / "images.csv").is_file() for place in (images, images.parent))
+    print("Photos: the clothing data set in images/" if has_table else
+          "Photos: images/, with no table images.csv in it")
     return images
 
 

@@ -383,7 +383,11 @@ def test_images_before_download(home, monkeypatch, capsys, tmp_path_factory):
     (home / "images").mkdir()
     monkeypatch.setattr(folders, "download_photos", lambda images: pytest.fail("downloaded again"))
     monkeypatch.setattr(folders, "home", lambda: pytest.fail("asked for a place to write"))
-    assert get_images() == home / "images" and capsys.readouterr().out.count("\n") == 1
+    assert get_images() == home / "images"
+    assert capsys.readouterr().out == "Photos: images/, with no table images.csv in it\n"
+    (home / "images" / "images.csv").touch()
+    get_images()
+    assert capsys.readouterr().out == "Photos: the clothing data set in images/\n"
 
 
 def test_download_before_stand_in(home, server, monkeypatch):

@@ -229,20 +229,12 @@ def grown(n):
 def one_size(what, n):
     """Run in a process of its own, so that its highest memory is its own: prints ms and MB."""
     backbone = helpers.load_backbone("efficientnet_lite1")
-    names = helpers.scan(IMAGES).names
-    photo = IMAGES / names[0]
-    some = itertools.islice(itertools.cycle(names), n)
-    paths = [IMAGES / name for name in some]
-    vectors = grown(n) if what != "extraction" else None
+    photo = IMAGES / helpers.scan(IMAGES).names[0]
+    vectors = grown(n)
     catalogue = made_up(vectors) if what == "ours" else None
-    if what == "extraction":
-        with contextlib.redirect_stdout(io.StringIO()):
-            helpers.extract_embeddings(paths[:networks.MANY], backbone)
     forget()
     before = memory("VmRSS")
-    if what == "extraction":
-        took = [seconds(lambda: helpers.extract_embeddings(paths, backbone))]
-    elif what == "article":
+    if what == "article":
         search = functools.partial(article.search, photo, 300, vectors, backbone.network,
                                    backbone.preprocess)
         took = [seconds(search) for _ in range(2)]
@@ -253,31 +245,24 @@ def one_size(what, n):
     print(json.dumps([1000 * statistics.median(took), memory("VmHWM") - before]))
 
 
-def growth(sizes, counts):
+def growth(sizes):
     """Time and memory at several sizes; draws benchmarks/growth.jpg."""
     import matplotlib
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
     theirs, ours = ([in_a_process_of_its_own(who, n) for n in sizes] for who in ("article", "ours"))
-    extracted = [in_a_process_of_its_own("extraction", n)[1] for n in counts]
-    beside = [mb - n * 1280 * 4 / 2 ** 20 for mb, n in zip(extracted, counts)]
-    fig, axes = plt.subplots(1, 3, figsize=(11, 3.2))
+    fig, axes = plt.subplots(1, 2, figsize=(8, 3.2))
     labels = ["a query by number, ms", "memory beside the vectors, MB"]
     for part, (ax, label) in enumerate(zip(axes, labels)):
         ax.loglog(sizes, [t[part] for t in theirs], "o-", label="article")
         ax.loglog(sizes, [t[part] for t in ours], "o-", label="ours")
         ax.set(xlabel="vectors", ylabel=label)
         ax.legend()
-    axes[2].plot(counts, beside, "o-")
-    axes[2].set(xlabel="photos", ylabel="extraction: memory\nbeside the vectors, MB",
-                ylim=(0, 1.3 * max(*beside, 1)))
     fig.tight_layout()
     fig.savefig(HERE / "growth.jpg", dpi=80)
     for n, t, o in zip(sizes, theirs, ours):
         yield row(f"growth: a query by number at {n:,}", t[0], o[0], "ms", t[0] / o[0])
         yield row(f"growth: memory beside {n:,} vectors", t[1], o[1], "MB", t[1] / max(o[1], 0.1))
-    for n, mb in zip(counts, beside):
-        yield row(f"growth: extraction of {n:,} photos, memory", None, mb, "MB", None)
 
 
 # ---- the table -------------------------------------------------------------------------------
@@ -292,7 +277,7 @@ def parts(quick):
     yield from colour(turns)
     yield from solvers(vectors, turns)
     if not quick:
-        yield from growth([1_000, 5_000, 44_000], [400, 1_600])
+        yield from growth([1_000, 5_000, 44_000])
 
 
 def cell(value, digits=2):

@@ -25,8 +25,9 @@ from lookalike.embeddings import EMB_FILENAME, load_embeddings
 from lookalike.extraction import embed_folder, extract_embeddings
 from lookalike.folders import get_images, own_folder, scan
 from lookalike.networks import Backbone, load_backbone, refuse_another_network
-from lookalike.notebook import asks_for, gallery, no_screen, set_up_figures, short_tracebacks, show
-from lookalike.photos import BadPhoto, Neighbour, photo_hash, pil_loader
+from lookalike.notebook import asks_for, gallery, no_screen, picture, set_up_figures
+from lookalike.notebook import short_tracebacks, show
+from lookalike.photos import BadPhoto, Neighbour, photo_hash, pil_loader, short_name
 from lookalike.query import Liked, Query, find, is_whole, whole
 from lookalike.quality import has_kind, interval, label_precision, nearest_of_each
 
@@ -223,6 +224,8 @@ def build_compressed_index(n_features: int, catalogue: Catalogue | None = None) 
 
 
 def _given(catalogue):
+    if isinstance(catalogue, str | Path):
+        raise TypeError(f"{shown(catalogue)} is no catalogue: give open_catalogue({catalogue!r})")
     return catalogue or (opened[0] if opened else open_catalogue())
 
 
@@ -290,7 +293,7 @@ def compare(query: Query, factors: list[int],
     liked = catalogue.find(query)
     found = [_neighbours(catalogue, liked, n, 4) for n in counts]
     first, *others = _figure(len(found) + 1)
-    _draw_grid(first, [_numbered(i, catalogue) if photo is None else (photo, _short(photo))
+    _draw_grid(first, [_numbered(i, catalogue) if photo is None else (photo, short_name(photo))
                        for i, photo in liked], "Query")
     for place, n, four in zip(others, counts, found):
         title = f"faiss compressed {n}, {catalogue.images.name}/"
@@ -304,15 +307,16 @@ def compare(query: Query, factors: list[int],
 def main_image(img_path: AnyPath | Image.Image, desc: str) -> None:
     """Draw one photo (a path, or a PIL image) under the title `desc`."""
     photo = img_path if isinstance(img_path, Image.Image) else pil_loader(img_path)
-    _draw_grid(*_figure(1), [(photo, _short(photo))], desc)
+    _draw_grid(*_figure(1), [(photo, short_name(photo))], desc)
     show()
 
 
-def similar_images(indices: list[int], suptitle: str, catalogue: Catalogue | None = None) -> None:
-    """Draw up to four photos of the catalogue, given by their numbers, two by two."""
+def similar_images(indices: list[int | Neighbour], suptitle: str,
+                   catalogue: Catalogue | None = None) -> None:
+    """Draw up to four photos of the catalogue, two by two: their numbers, or what was found."""
     catalogue = _given(catalogue)
-    last = len(catalogue.img_names) - 1
-    shown_here = [whole(i, "a photo's number", 0, last, "photos are counted from 0")
+    shown_here = [whole(i.index if isinstance(i, Neighbour) else i, "a photo's number", 0,
+                        len(catalogue.img_names) - 1, "photos are counted from 0")
                   for i in indices[:4]]
     _draw_grid(*_figure(1), [_numbered(i, catalogue) for i in shown_here], suptitle, 4)
     show()
@@ -335,8 +339,7 @@ def _draw_grid(place, pictures, suptitle, places=1):
             continue
         ax.imshow(photo)
         ax.set_xlabel(caption, fontsize=9, parse_math=False)
-        ax.set_xticks([])
-        ax.set_yticks([])
+        ax.set(xticks=[], yticks=[])
     place.suptitle(suptitle, parse_math=False)
 
 
@@ -345,13 +348,7 @@ def _numbered(index, catalogue):
     try:
         photo = catalogue.photo(index)
     except (OSError, BadPhoto):  # deleted since the catalogue was opened
-        return Image.new("L", (3, 4), 200), f"{index}: cannot be read now"
+        return Image.new("RGB", (3, 4), "silver"), f"{index}: cannot be read now"
     if catalogue.photos and photo_hash(photo.filename) != catalogue.photos[index]:
         return photo, f"{index}: changed, open it anew"
-    return photo, f"{index}: {catalogue.labels[index] or _short(photo)}"
-
-
-def _short(photo):
-    """As much of the file's name as fits below a photo."""
-    name = Path(getattr(photo, "filename", "")).name
-    return name if len(name) <= 24 else f"{name[:8]}...{name[-8:]}"
+    return photo, f"{index}: {catalogue.labels[index][:40] or short_name(photo)}"

@@ -10,7 +10,7 @@ import torch
 from joblib import cpu_count
 from tqdm import tqdm
 
-from lookalike import AnyPath, readable
+from lookalike import AnyPath, readable, shown
 from lookalike.embeddings import SHIPPED_BY, shipped_vectors
 from lookalike.networks import BACKBONES, BATCH, Backbone, load_backbone, refuse_another_network
 from lookalike.photos import BadPhoto
@@ -43,11 +43,11 @@ def extract_embeddings(paths: list[AnyPath], backbone: Backbone, images: AnyPath
     Raises
     ------
     ValueError
-        No paths.
+        No paths, or one that is not in a list.
     """
+    if isinstance(paths, (str, Path)) or not len(paths):
+        raise ValueError(f"no photos to embed: give a list of paths, not {shown(paths)}")
     names = [str(path) for path in paths]
-    if not names:
-        raise ValueError("no photos to embed: the list of paths is empty")
     vectors, why = np.empty((len(names), backbone.n_features), np.float32), [None] * len(names)
     for batch, made, faults in _on_all_cores([Path(images, name) for name in names], backbone):
         vectors[batch], why[batch] = made, faults

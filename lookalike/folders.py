@@ -198,6 +198,8 @@ def scan(images: AnyPath, column: str = "label") -> Photos:
     ValueError
         The table cannot be read, or has no such column.
     """
+    if not str(images) or not os.path.isdir(images):
+        raise FileNotFoundError(f"no folder {shown(str(images))}")
     found, passed_over, unread = _files(images)
     if passed_over:
         counts = ", ".join(f"{n} {what}" for what, n in sorted(passed_over.items()))
@@ -254,12 +256,16 @@ def _labels_by_folder(found, images):
 
 
 def who_sent(catalogue: Any) -> list[str]:
-    """Say who sent each photo, by the column sender_id; where none says, nobody sent two."""
+    """Say who sent each photo, by the column sender_id; where none says, nobody sent two.
+
+    Where all are by one person as well: then nothing can be said of other people.
+    """
     try:
         senders = scan(catalogue.images, "sender_id").labels
     except ValueError:  # there is no such column
         senders = {}
-    return [senders.get(name) or name for name in catalogue.img_names]
+    people = [senders.get(name) or name for name in catalogue.img_names]
+    return people if len({*people}) > 1 else list(catalogue.img_names)
 
 
 # ---- labels from a table ---------------------------------------------------------------------

@@ -2,15 +2,18 @@
 import contextlib
 import dis
 import functools
+import io
 import itertools
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from types import TracebackType
+from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.font_manager import fontManager
+from PIL import Image
 
 import lookalike
 
@@ -25,6 +28,7 @@ def set_up_figures() -> None:
     """Fonts for all that people write and, in a notebook, small figures as JPEG."""
     plt.rcParams["font.family"] += sorted({font.name for font in fontManager.ttflist} & {*FONTS},
                                           key=FONTS.index)
+    warnings.filterwarnings("ignore", "Glyph .* missing")  # signs that no font here has: a box
     shell = _shell()
     if shell and getattr(shell, "kernel", None):
         shell.run_line_magic("matplotlib", "inline")
@@ -39,7 +43,7 @@ def no_screen() -> bool:
 
 def show() -> None:
     """Show the current figure; without a screen close it, or they would fill the memory."""
-    with warnings.catch_warnings():  # of a missing screen, and of signs that no font has
+    with warnings.catch_warnings():  # of a missing screen
         warnings.simplefilter("ignore", UserWarning)
         plt.show()
     if no_screen():
@@ -68,12 +72,22 @@ def gallery(rows: Sequence[Sequence], photo_of: Callable = lambda one: one,
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
     for line, row, above in itertools.zip_longest(axes, rows, titles, fillvalue=()):
-        for ax, one, title in itertools.zip_longest(line[:len(row)], row, above, fillvalue=""):
+        for ax, one, title in zip(line, row, [*above, *[""] * len(row)]):
             if one is not None:
                 ax.imshow(photo_of(one))
             ax.set_title(title, fontsize=7, pad=2, parse_math=False)
     for line, name in zip(axes, names):
         line[0].set_ylabel(name, fontsize=8, parse_math=False)
+
+
+def picture(photo: Image.Image, caption: str, height: int = 170) -> Any:
+    """Make a small picture with a line below it, to be put into a box of ipywidgets."""
+    import ipywidgets
+    small, file = photo.copy(), io.BytesIO()
+    small.thumbnail((150, height))
+    small.save(file, "JPEG")
+    return ipywidgets.VBox([ipywidgets.Image(value=file.getvalue(), layout={
+        "width": f"{small.width}px"}), ipywidgets.Label(caption)])
 
 
 # ---- errors ----------------------------------------------------------------------------------

@@ -37,6 +37,12 @@ class Neighbour(NamedTuple):
         return " ".join([str(self.index), *self.label.split(), distance])
 
 
+def short_name(photo: Image.Image) -> str:
+    """As much of its file's name as fits below a photo."""
+    name = Path(getattr(photo, "filename", "")).name
+    return name if len(name) <= 24 else f"{name[:8]}...{name[-8:]}"
+
+
 # ---- one photo -------------------------------------------------------------------------------
 def photo_hash(path: AnyPath) -> bytes:
     """Say what a photo is, whatever it is called and wherever it lies: its bytes' SHA-256."""

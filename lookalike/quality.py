@@ -10,6 +10,8 @@ def nearest_of_each(vectors: np.ndarray, k: int = 5) -> np.ndarray:
 
     By squared Euclidean distance. Source: github.com/facebookresearch/faiss/wiki, faiss.knn.
     """
+    if k < 1 or not np.isfinite(vectors).all():
+        raise ValueError(f"k is {k}: ask for one at least" if k < 1 else "vectors are not finite")
     k = min(k, len(vectors) - 1)
     I = faiss.knn(vectors, vectors, k + 1)[1]
     itself = I == np.arange(len(I))[:, None]
@@ -19,7 +21,8 @@ def nearest_of_each(vectors: np.ndarray, k: int = 5) -> np.ndarray:
 
 def has_kind(labels: Sequence[str]) -> np.ndarray:
     """Say which labels name a kind: not 'Not sure', 'Other', 'Skip' or a missing one."""
-    return ~np.isin(labels, ["Not sure", "Other", "Skip", ""])
+    return np.array([isinstance(label, str) and label.strip().casefold() not in
+                     ("not sure", "other", "skip", "") for label in labels], bool)
 
 
 def label_precision(vectors: np.ndarray, labels: Sequence[str], k: int = 5) -> float:
@@ -42,6 +45,8 @@ def label_precision(vectors: np.ndarray, labels: Sequence[str], k: int = 5) -> f
 
     Source: Manning, Raghavan and Schuetze, Introduction to Information Retrieval, chapter 8.
     """
+    if len(labels) != len(vectors):
+        raise ValueError(f"{len(vectors)} vectors and {len(labels)} labels")
     usable = has_kind(labels)
     if usable.sum() < 2:
         raise ValueError(f"{usable.sum()} of {len(usable)} photos have a label that names a kind: "
@@ -57,6 +62,9 @@ def interval(values: Sequence[float], people: Sequence[str]) -> tuple[float, flo
     `people` are one for each photo. Source: Efron and Tibshirani, An Introduction to the
     Bootstrap, chapter 13.
     """
+    if len(values) != len(people) or len(set(people)) < 2:
+        raise ValueError(f"{len(values)} values by {len(set(people))} people, {len(people)} names: "
+                         "an interval takes two people or more, and a name for each value")
     number = np.unique(people, return_inverse=True)[1]
     sums, sizes = np.bincount(number, values), np.bincount(number)
     drawn = np.random.default_rng(0).integers(len(sizes), size=(1000, len(sizes)))

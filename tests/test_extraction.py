@@ -88,6 +88,7 @@ def test_as_many_workers_as_cores_that_this_process_may_use(photos, backbone, mo
                                else 64)
 
 
-def test_no_paths_at_all(backbone):
-    with pytest.raises(ValueError, match="list of paths is empty"):
-        extract_embeddings([], backbone)
+@pytest.mark.parametrize("paths", [[], "a.jpg"])
+def test_paths_that_are_no_list_of_some(backbone, paths):
+    with pytest.raises(ValueError, match="give a list of paths, not"):
+        extract_embeddings(paths, backbone)

@@ -202,6 +202,8 @@ def test_who_sent_what(tmp_path):
     assert folders.who_sent(catalogue) == catalogue.img_names
     table(tmp_path, "image,label,sender_id\na,Hat,7\nb,Hat,\n")
     assert folders.who_sent(catalogue) == ["coat/b.jpg", "7"]
+    table(tmp_path, "image,label,sender_id\na,Hat,7\nb,Hat,7\n")
+    assert folders.who_sent(catalogue) == catalogue.img_names, "one person is no sample of people"
 
 
 def test_a_table_of_other_photos_is_said(tmp_path, capsys):
@@ -369,6 +371,11 @@ def test_own_folder_relative_to_the_checkout(home, photos, monkeypatch, tmp_path
 def test_own_folder_must_exist(home, path):
     with pytest.raises(FileNotFoundError, match="images is '.*which is not a folder"):
         helpers.open_catalogue(images=path)
+
+
+def test_a_folder_that_is_not_there():
+    with pytest.raises(FileNotFoundError, match="no folder 'nosuch'"):
+        scan("nosuch")
 
 
 def test_own_folder_below_the_home_folder(home, photos, monkeypatch):

@@ -394,6 +394,13 @@ def test_a_photo_that_was_changed_is_not_drawn_as_the_old_one(known, home, photo
 def test_similar_images_are_four_at_most(catalogue, drawn):
     helpers.similar_images(range(9), "any")
     assert [len(captions) for _, captions in drawn[0]] == [4]
+    helpers.similar_images(nearest(3, 20), "what was found")
+    assert [len(captions) for _, captions in drawn[1]] == [4]
+
+
+def test_a_folder_is_no_catalogue(photos):
+    with pytest.raises(TypeError, match=r"is no catalogue: give open_catalogue\("):
+        search(3, 10, str(photos))
 
 
 @pytest.mark.parametrize("indices", [[-1], [True], [56], [0, 1.0]])

@@ -1,12 +1,15 @@
 """What notebooks share: short errors, an exercise's first question, figures."""
+import io
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from IPython.core.interactiveshell import InteractiveShell
+from PIL import Image
 
 import lookalike
-from lookalike.notebook import asks_for, short_tracebacks, show
+from lookalike.notebook import asks_for, gallery, picture, short_tracebacks, show
 
 KIND = lambda value: type(value).__name__  # noqa: E731  pytest cannot write the largest numbers
 
@@ -71,6 +74,18 @@ def test_no_answer():
 
 
 # ---- figures ---------------------------------------------------------------------------------
+def test_a_row_with_more_titles_than_photos():
+    gallery([[Image.new("RGB", (3, 4))]], titles=[["one", "two", "three"]])
+    assert [ax.get_title() for ax in plt.gcf().axes] == ["one"]
+    plt.close()
+
+
+def test_a_picture_for_a_box():
+    box = picture(Image.new("RGB", (900, 300)), "7 Hat 1.20")
+    small, caption = box.children
+    assert Image.open(io.BytesIO(small.value)).size == (150, 50) and caption.value == "7 Hat 1.20"
+
+
 def test_without_a_screen_no_figure_stays_in_memory(recwarn):
     plt.figure()
     show()

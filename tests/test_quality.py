@@ -8,7 +8,7 @@ import torch
 
 import helpers
 from lookalike.folders import from_here, scan
-from lookalike.quality import has_kind, label_precision, nearest_of_each
+from lookalike.quality import has_kind, interval, label_precision, nearest_of_each
 
 
 def test_label_precision_by_hand():
@@ -26,8 +26,8 @@ def test_sets_smaller_than_k(labels, right):
 
 
 def test_labels_that_name_no_kind():
-    assert has_kind(["Hat", "Not sure", "Other", "Skip", "", "Skirt"]).tolist() == \
-        [True, False, False, False, False, True]
+    none = ["Not sure", "Other", "skip", "", " ", None, float("nan")]
+    assert has_kind(["Hat", *none, "Skirt"]).tolist() == [True, *[False] * len(none), True]
     with pytest.raises(ValueError, match="1 of 3 photos have a label that names a kind"):
         label_precision(np.zeros((3, 2), np.float32), ["Hat", "Other", ""])
 
@@ -37,6 +37,21 @@ def test_duplicates_are_neighbours_and_a_photo_never_its_own():
     found = nearest_of_each(vectors, 2)
     assert all(i not in row for i, row in enumerate(found))
     assert [set(row) for row in found[:3].tolist()] == [{1, 2}, {0, 2}, {0, 1}]
+
+
+@pytest.mark.parametrize("vectors, labels, k, why", [
+    (np.full((4, 3), np.nan), "aabb", 5, "not finite"), (np.eye(4), "aabb", 0, "k is 0"),
+    (np.eye(4), "aab", 5, "4 vectors and 3 labels")])
+def test_what_has_no_precision(vectors, labels, k, why):
+    """Of vectors that are not finite faiss finds -1, the last photo for Python."""
+    with pytest.raises(ValueError, match=why):
+        label_precision(vectors.astype(np.float32), list(labels), k)
+
+
+@pytest.mark.parametrize("people", [["a", "a"], ["a"]])
+def test_one_person_gives_no_interval(people):
+    with pytest.raises(ValueError, match="an interval takes two people"):
+        interval([0.5, 0.6], people)
 
 
 @pytest.mark.slow

@@ -49,8 +49,7 @@ def tagged(crisp=False):
         cells = [cell for cell in notebook.cells if "slide" in cell.metadata.get("tags", [])]
         if crisp and cells:
             print(f"{path.name} is run down to its last slide")
-            notebook.cells = [cell for cell in notebook.cells[:notebook.cells.index(cells[-1]) + 1]
-                              if "slider" not in cell.metadata.get("tags", [])]  # nobody moves it
+            notebook.cells = notebook.cells[:notebook.cells.index(cells[-1]) + 1]
             first = next(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code")
             notebook.cells.insert(first + 1, nbformat.v4.new_code_cell(CRISP))
             ExecutePreprocessor(timeout=600).preprocess(

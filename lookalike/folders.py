@@ -99,8 +99,8 @@ def _drawn(error):
         with _whole_or_not_at_all(images) as unfinished:
             draw_catalogue(unfinished, progress=functools.partial(tqdm, desc="Drawing garments"))
     print(f"Photos: drawn ones in {images.name}/ stand in for the real ones, which could not be "
-          f"downloaded ({shown(error)}). Connect and run this again, or set FASHION_IMAGES to "
-          "your own")
+          f"downloaded ({shown(error)}); what the text says of photos it says of those. Connect "
+          "and run this again, or set FASHION_IMAGES to your own")
     return images
 
 

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from PIL import Image
 
-from lookalike import HERE
+from lookalike import HERE, folders
 
 sys.path.insert(0, str(HERE / "workshop"))
 import check  # noqa: E402
@@ -157,8 +157,15 @@ def test_the_table_beside_the_photos_comes_along(home, tmp_path, monkeypatch):
     Image.new("RGB", (30, 40)).save(home / "mine" / "a.jpg")
     (home / "images.csv").write_text("image,label\na,Hat\n")
     monkeypatch.setenv("FASHION_IMAGES", str(home / "mine"))
-    stick.photos(tmp_path / "images")
+    assert stick.photos(tmp_path) == ""
     assert sorted(p.name for p in (tmp_path / "images").iterdir()) == ["a.jpg", "images.csv"]
+
+
+def test_drawn_garments_do_not_pass_for_photos(tmp_path, monkeypatch):
+    (tmp_path / "drawn_images").mkdir()
+    monkeypatch.setattr(folders, "get_images", lambda: tmp_path / "drawn_images")
+    assert "NOT THE PHOTOS" in stick.photos(tmp_path / "tutorial")
+    assert [p.name for p in (tmp_path / "tutorial").iterdir()] == ["drawn_images"]
 
 
 # ---- slides ----------------------------------------------------------------------------------

@@ -94,10 +94,16 @@ def how_to_install():
     places = [HERE / ".venv" / "bin" / "python", HERE / ".venv" / "Scripts" / "python.exe"]
     own = next((place for place in places if place.exists()), None)
     if own and Path(sys.prefix).resolve() != (HERE / ".venv").resolve():
-        return f"this Python is not the tutorial's: run {own} workshop/check.py."
+        return f"this Python is not the tutorial's: run {quoted(own)} workshop/check.py"
     if sys.prefix == sys.base_prefix:
         return "make an environment as the README says, and run this with its Python."
-    return "run {} -m pip install -r {}.".format(sys.executable, HERE / "requirements.txt")
+    return "run {} -m pip install -r {}".format(
+        quoted(sys.executable), quoted(HERE / "requirements.txt"))
+
+
+def quoted(path):
+    """As a command line takes it, spaces and all."""
+    return f'"{path}"' if " " in str(path) else str(path)
 
 
 def fits(found, wanted):
@@ -142,7 +148,8 @@ def check_photos():
             return say("photos", "FASHION_IMAGES is no folder", f"FASHION_IMAGES says {images}, "
                        "and there is no such folder: mend it, or unset it.")
         return say("photos", "none yet", "There are no photos yet: while you have a network, run "
-                   f"{sys.executable} -c \"import helpers; helpers.get_images()\" in {HERE} "
+                   f"{quoted(sys.executable)} -c \"import helpers; helpers.get_images()\" in "
+                   f"{HERE} "
                    "(154 MB); without them you will work with drawn ones.")
     try:
         found = folders.scan(images)

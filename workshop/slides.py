@@ -9,6 +9,7 @@ lie in workshop/html/. The copies, without outputs, lie in class/.
 import base64
 import html
 import io
+import os
 import re
 import shutil
 import sys
@@ -20,6 +21,9 @@ from nbconvert.filters import markdown2html
 from nbconvert.preprocessors import ClearOutputPreprocessor, ExecutePreprocessor
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+from lookalike.folders import from_here  # noqa: E402
+
 NOTEBOOKS = HERE.parent / "notebooks"
 CRISP = ('%config InlineBackend.print_figure_kwargs = '
          '{"bbox_inches": "tight", "dpi": 200, "pil_kwargs": {"quality": 90}}')
@@ -78,7 +82,6 @@ def image(kind, content):
 
 def three_vectors(numbers=(100, 1352, 27)):
     """Bars of forty features of three shipped photos; the photos too, where they are at hand."""
-    sys.path.insert(0, str(HERE.parent))
     from helpers import EMB_FILENAME, load_embeddings, pil_loader
     names, vectors = load_embeddings(EMB_FILENAME)
     most, rows = vectors[numbers[0]].argsort(descending=True)[:40].tolist(), ""
@@ -114,6 +117,9 @@ def write_slides(path, crisp=False):
     path.write_text(PAGE.format(slides="".join(sections), number=len(slides), style=(
         HERE / "slides.css").read_text(encoding="utf-8")), encoding="utf-8")
     print(f"{len(slides)} slides: {path.name} (arrow keys)")
+    if crisp and not from_here(os.environ.get("FASHION_IMAGES") or "images").is_dir():
+        print("There are no photos here: the figures are of drawn garments, and the slides' words "
+              "speak of the photos. Without --crisp the two fit")
 
 
 def write_html(folder):

@@ -27,8 +27,10 @@ LEAVE_OUT = shutil.ignore_patterns(".git", ".venv", "venv", "embeddings", "image
                                    ".ipynb_checkpoints", "*.html")
 PAGE = """# Without a network
 
-Copy the folder `tutorial` to your machine, open a terminal in the copy, and run two commands. The
-wheels are for {system}, Python {version}: `{python} --version` must say {version}.
+Copy the folders `tutorial` and `wheels` to your machine, side by side, open a terminal in the copy
+of `tutorial`, and run two commands. (Or leave `wheels` where it is, and write its place in the
+second command.) The wheels are for {system}, Python {version}: `{python} --version` must
+say {version}.
 
     {python} -m venv .venv
     {pip} install --no-index --find-links "{wheels}" -r requirements.txt
@@ -36,9 +38,6 @@ wheels are for {system}, Python {version}: `{python} --version` must say {versio
 Then `{check}` says whether all is well, and this opens JupyterLab:
 
     {lab}
-
-`{wheels}` is the folder beside this page: put its place on the stick there, if the copy is
-elsewhere.
 """
 
 
@@ -66,14 +65,18 @@ def wheels(target, system, version, torch_index):
                     *[word for name in names for word in ("--platform", name)]], check=True)
 
 
-def photos(target):
-    """The photos, with their table inside."""
+def photos(tutorial):
+    """The photos, with their table inside; where none can be had the drawn ones, as such."""
     from lookalike import folders
     images = folders.get_images()
+    drawn = images.name == "drawn_images"
+    target = tutorial / ("drawn_images" if drawn else "images")
     shutil.copytree(images, target, dirs_exist_ok=True)
     for name in folders.TABLES:
         if (images.parent / name).is_file() and not (target / name).exists():
             shutil.copy(images.parent / name, target)
+    return "Drawn garments are on it, NOT THE PHOTOS: run this again where they can be had. " \
+        if drawn else ""
 
 
 def page(target, system, version):
@@ -83,7 +86,9 @@ def page(target, system, version):
     (target / "START.md").write_text(PAGE.format(
         system=sys.platform if system == "this" else system, version=version, python=python,
         pip=f"{bin_}python -m pip", wheels="..\\wheels" if windows else "../wheels",
-        check=f"{bin_}python workshop/check.py", lab=f"{bin_}jupyter lab"), encoding="utf-8")
+        check=f"{bin_}python workshop/check.py", lab=f"{bin_}jupyter lab --LabApp.default_url="
+        f"/lab/tree/{'class' if (HERE / 'class').is_dir() else 'notebooks'}/"
+        "01_feature_extraction.ipynb"), encoding="utf-8")
 
 
 def main():
@@ -93,7 +98,7 @@ def main():
     ask.add_argument("--system", choices=SYSTEMS, default="this")
     ask.add_argument("--python", default=here, metavar="3.12", help="the Python of those machines")
     ask.add_argument("--torch-index", default=None, metavar="URL",
-                     help=f"where torch for processors is; for Linux {CPU_TORCH}")
+                     help=f"where torch for processors is; for Linux {CPU_TORCH}, '' for PyPI's")
     given = ask.parse_args()
     if given.system == "this" and given.python != here:
         ask.error(f"for Python {given.python} name the system as well: --system linux")
@@ -111,10 +116,11 @@ def main():
         sys.exit("The packages could not be had, see above: run this where there is a network, for "
                  "a Python from 3.11 to 3.14. What has arrived is kept")
     shutil.copytree(HERE, given.folder / "tutorial", ignore=LEAVE_OUT, dirs_exist_ok=True)
-    photos(given.folder / "tutorial" / "images")
+    instead = photos(given.folder / "tutorial")
     page(given.folder, given.system, given.python)
     size = sum(file.stat().st_size for file in given.folder.rglob("*") if file.is_file())
-    print(f"{given.folder}: {size / 1e9:.1f} GB. Read START.md in it, and try it once yourself")
+    print(f"{given.folder}: {size / 1e9:.1f} GB. {instead}Read START.md in it, and try it "
+          "once yourself")
 
 
 if __name__ == "__main__":

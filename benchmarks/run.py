@@ -1,7 +1,7 @@
 """The article's code and ours, in turn, in one run: python benchmarks/run.py [--json] [--quick]
 
-Seconds differ from machine to machine and from minute to minute; the ratios hold. Each figure is
-the median of several turns, article and ours alternating. ResNet50 has random weights where
+Seconds differ from machine to machine and from minute to minute, the ratios less so. Most figures
+are the median of several turns, article and ours alternating. ResNet50 has random weights where
 RESNET50_WEIGHTS names none: speed does not depend on them, what is said of neighbours does. The
 growth is drawn in benchmarks/growth.jpg.
 """

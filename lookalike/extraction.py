@@ -45,9 +45,9 @@ def extract_embeddings(paths: list[AnyPath], backbone: Backbone, images: AnyPath
     ValueError
         No paths, or one that is not in a list.
     """
-    if isinstance(paths, (str, Path)) or not len(paths):
+    names = [] if isinstance(paths, (str, Path)) else [str(path) for path in paths]
+    if not names:
         raise ValueError(f"no photos to embed: give a list of paths, not {shown(paths)}")
-    names = [str(path) for path in paths]
     vectors, why = np.empty((len(names), backbone.n_features), np.float32), [None] * len(names)
     for batch, made, faults in _on_all_cores([Path(images, name) for name in names], backbone):
         vectors[batch], why[batch] = made, faults

@@ -52,9 +52,10 @@ def get_images() -> Path:
         except (OSError, ValueError) as error:
             if not images.is_dir():  # another notebook may have been quicker
                 return _drawn(error)
-    has_table = any((place / "images.csv").is_file() for place in (images, images.parent))
+    has_table = any((place / name).is_file() for name in TABLES
+                    for place in (images, images.parent))
     print("Photos: the clothing data set in images/" if has_table else
-          "Photos: images/, with no table images.csv in it")
+          "Photos: images/, with no table images.csv in it or beside it")
     return images
 
 
@@ -99,8 +100,8 @@ def _drawn(error):
         with _whole_or_not_at_all(images) as unfinished:
             draw_catalogue(unfinished, progress=functools.partial(tqdm, desc="Drawing garments"))
     print(f"Photos: drawn ones in {images.name}/ stand in for the real ones, which could not be "
-          f"downloaded ({shown(error)}); what the text says of photos it says of those. Connect "
-          "and run this again, or set FASHION_IMAGES to your own")
+          f"downloaded ({shown(error)}); what the text says of photos is about the real ones. "
+          "Connect and run this again, or set FASHION_IMAGES to your own")
     return images
 
 
@@ -194,7 +195,7 @@ def scan(images: AnyPath, column: str = "label") -> Photos:
     Raises
     ------
     OSError
-        There is no photo in it.
+        There is no such folder, or no photo in it.
     ValueError
         The table cannot be read, or has no such column.
     """

@@ -80,11 +80,11 @@ def gallery(rows: Sequence[Sequence], photo_of: Callable = lambda one: one,
         line[0].set_ylabel(name, fontsize=8, parse_math=False)
 
 
-def picture(photo: Image.Image, caption: str, height: int = 170) -> Any:
+def picture(photo: Image.Image, caption: str) -> Any:
     """Make a small picture with a line below it, to be put into a box of ipywidgets."""
     import ipywidgets
     small, file = photo.copy(), io.BytesIO()
-    small.thumbnail((150, height))
+    small.thumbnail((150, 170))
     small.save(file, "JPEG")
     return ipywidgets.VBox([ipywidgets.Image(value=file.getvalue(), layout={
         "width": f"{small.width}px"}), ipywidgets.Label(caption)])

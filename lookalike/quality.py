@@ -59,12 +59,13 @@ def interval(values: Sequence[float], people: Sequence[str]) -> tuple[float, flo
     """Say between which means 95 % lie if the people are drawn again a thousand times.
 
     People and not photos, since the photos of one person rise and fall together. `values` and
-    `people` are one for each photo. Source: Efron and Tibshirani, An Introduction to the
-    Bootstrap, chapter 13.
+    `people` are one for each photo; where all are by one person, nothing can be said: NaN.
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13.
     """
-    if len(values) != len(people) or len(set(people)) < 2:
-        raise ValueError(f"{len(values)} values by {len(set(people))} people, {len(people)} names: "
-                         "an interval takes two people or more, and a name for each value")
+    if len(values) != len(people):
+        raise ValueError(f"{len(values)} values and {len(people)} names of people")
+    if len(set(people)) < 2:
+        return np.nan, np.nan
     number = np.unique(people, return_inverse=True)[1]
     sums, sizes = np.bincount(number, values), np.bincount(number)
     drawn = np.random.default_rng(0).integers(len(sizes), size=(1000, len(sizes)))

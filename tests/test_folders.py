@@ -391,7 +391,8 @@ def test_images_before_download(home, monkeypatch, capsys, tmp_path_factory):
     monkeypatch.setattr(folders, "download_photos", lambda images: pytest.fail("downloaded again"))
     monkeypatch.setattr(folders, "home", lambda: pytest.fail("asked for a place to write"))
     assert get_images() == home / "images"
-    assert capsys.readouterr().out == "Photos: images/, with no table images.csv in it\n"
+    assert capsys.readouterr().out == \
+        "Photos: images/, with no table images.csv in it or beside it\n"
     (home / "images" / "images.csv").touch()
     get_images()
     assert capsys.readouterr().out == "Photos: the clothing data set in images/\n"

@@ -50,7 +50,7 @@ def test_a_saved_notebook_shows_what_it_computes(path):
     text = path.read_text(encoding="utf-8")
     assert '"output_type": "error"' not in text and "mathdefault" not in text
     assert not re.search(r'"(/home|/root|/tmp|/mnt|C:\\)', text)
-    assert "interactive(children=" not in text, "a picture in the place of a slider"
+    assert "widget-view+json" not in text, "saved without widgets: a picture stands below each"
 
 
 # ---- the body that a notebook shows and the helper's give the same ---------------------------

@@ -102,7 +102,7 @@ def how_to_install():
 
 
 def quoted(path):
-    """As a command line takes it, spaces and all."""
+    """As cmd and sh take it, spaces and all; in PowerShell & comes before it."""
     return f'"{path}"' if " " in str(path) else str(path)
 
 

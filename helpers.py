@@ -25,8 +25,8 @@ from lookalike.embeddings import EMB_FILENAME, load_embeddings
 from lookalike.extraction import embed_folder, extract_embeddings
 from lookalike.folders import get_images, own_folder, scan
 from lookalike.networks import Backbone, load_backbone, refuse_another_network
-from lookalike.notebook import asks_for, gallery, no_screen, picture, set_up_figures
-from lookalike.notebook import short_tracebacks, show
+from lookalike.notebook import asks_for, gallery, no_screen, set_up_figures
+from lookalike.notebook import short_tracebacks, show, small_pictures
 from lookalike.photos import BadPhoto, Neighbour, photo_hash, pil_loader, short_name
 from lookalike.query import Liked, Query, find, is_whole, whole
 from lookalike.quality import has_kind, interval, label_precision, nearest_of_each

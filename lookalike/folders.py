@@ -200,7 +200,7 @@ def scan(images: AnyPath, column: str = "label") -> Photos:
         The table cannot be read, or has no such column.
     """
     if not str(images) or not os.path.isdir(images):
-        raise FileNotFoundError(f"no folder {shown(str(images))}")
+        raise FileNotFoundError(f"no folder {shown(str(images))}: check its path")
     found, passed_over, unread = _files(images)
     if passed_over:
         counts = ", ".join(f"{n} {what}" for what, n in sorted(passed_over.items()))

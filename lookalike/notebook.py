@@ -13,7 +13,6 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.font_manager import fontManager
-from PIL import Image
 
 import lookalike
 
@@ -80,14 +79,17 @@ def gallery(rows: Sequence[Sequence], photo_of: Callable = lambda one: one,
         line[0].set_ylabel(name, fontsize=8, parse_math=False)
 
 
-def picture(photo: Image.Image, caption: str) -> Any:
-    """Make a small picture with a line below it, to be put into a box of ipywidgets."""
+def small_pictures(query: int, found: Sequence[Any], catalogue: Any) -> list:
+    """Make small pictures for a box of ipywidgets: photo number `query`, and what it found."""
     import ipywidgets
-    small, file = photo.copy(), io.BytesIO()
-    small.thumbnail((150, 170))
-    small.save(file, "JPEG")
-    return ipywidgets.VBox([ipywidgets.Image(value=file.getvalue(), layout={
-        "width": f"{small.width}px"}), ipywidgets.Label(caption)])
+    boxes = []
+    for number, caption in [(query, "query"), *((one.index, str(one)) for one in found)]:
+        small, file = catalogue.photo(number), io.BytesIO()
+        small.thumbnail((150, 170))
+        small.save(file, "JPEG")
+        boxes.append(ipywidgets.VBox([ipywidgets.Image(value=file.getvalue(), layout={
+            "width": f"{small.width}px"}), ipywidgets.Label(caption)]))
+    return boxes
 
 
 # ---- errors ----------------------------------------------------------------------------------

@@ -10,8 +10,10 @@ def nearest_of_each(vectors: np.ndarray, k: int = 5) -> np.ndarray:
 
     By squared Euclidean distance. Source: github.com/facebookresearch/faiss/wiki, faiss.knn.
     """
-    if k < 1 or not np.isfinite(vectors).all():
-        raise ValueError(f"k is {k}: ask for one at least" if k < 1 else "vectors are not finite")
+    if k < 1:
+        raise ValueError(f"k is {k}: ask for one at least")
+    if not np.isfinite(vectors).all():  # faiss would find -1, the last row for Python
+        raise ValueError("vectors are not finite: embed those photos anew, or leave them out")
     k = min(k, len(vectors) - 1)
     I = faiss.knn(vectors, vectors, k + 1)[1]
     itself = I == np.arange(len(I))[:, None]
@@ -46,7 +48,7 @@ def label_precision(vectors: np.ndarray, labels: Sequence[str], k: int = 5) -> f
     Source: Manning, Raghavan and Schuetze, Introduction to Information Retrieval, chapter 8.
     """
     if len(labels) != len(vectors):
-        raise ValueError(f"{len(vectors)} vectors and {len(labels)} labels")
+        raise ValueError(f"{len(vectors)} vectors and {len(labels)} labels: give one for each")
     usable = has_kind(labels)
     if usable.sum() < 2:
         raise ValueError(f"{usable.sum()} of {len(usable)} photos have a label that names a kind: "
@@ -63,7 +65,8 @@ def interval(values: Sequence[float], people: Sequence[str]) -> tuple[float, flo
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13.
     """
     if len(values) != len(people):
-        raise ValueError(f"{len(values)} values and {len(people)} names of people")
+        raise ValueError(f"{len(values)} values and {len(people)} names of people: give one "
+                         "for each")
     if len(set(people)) < 2:
         return np.nan, np.nan
     number = np.unique(people, return_inverse=True)[1]

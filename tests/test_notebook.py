@@ -1,5 +1,6 @@
 """What notebooks share: short errors, an exercise's first question, figures."""
 import io
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,7 +10,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 
 import lookalike
-from lookalike.notebook import asks_for, gallery, picture, short_tracebacks, show
+from lookalike.notebook import asks_for, gallery, short_tracebacks, show, small_pictures
+from lookalike.photos import Neighbour
 
 KIND = lambda value: type(value).__name__  # noqa: E731  pytest cannot write the largest numbers
 
@@ -80,10 +82,12 @@ def test_a_row_with_more_titles_than_photos():
     plt.close()
 
 
-def test_a_picture_for_a_box():
-    box = picture(Image.new("RGB", (900, 300)), "7 Hat 1.20")
-    small, caption = box.children
-    assert Image.open(io.BytesIO(small.value)).size == (150, 50) and caption.value == "7 Hat 1.20"
+def test_small_pictures_for_a_box():
+    catalogue = SimpleNamespace(photo=lambda number: Image.new("RGB", (900, 300)))
+    boxes = small_pictures(3, [Neighbour("a.jpg", "Hat", 1.2, 7)], catalogue)
+    assert [box.children[1].value for box in boxes] == ["query", "7 Hat 1.20"]
+    for small, _ in (box.children for box in boxes):
+        assert Image.open(io.BytesIO(small.value)).size == (150, 50)
 
 
 def test_without_a_screen_no_figure_stays_in_memory(recwarn):

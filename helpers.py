@@ -249,8 +249,9 @@ def _small(one, catalogue, height):
     small, file = photo.copy(), io.BytesIO()
     small.thumbnail((150, height))
     small.save(file, "JPEG")
-    return ipywidgets.VBox([ipywidgets.Image(
-        value=file.getvalue(), tooltip=caption, layout={"width": f"{small.width}px"}), ipywidgets.Label(caption)])
+    picture = ipywidgets.Image(value=file.getvalue(), tooltip=caption,
+                               layout={"width": f"{small.width}px"})
+    return ipywidgets.VBox([picture, ipywidgets.Label(caption)])
 
 
 # ---- how figures and errors look -------------------------------------------------------------

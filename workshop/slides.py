@@ -1,14 +1,13 @@
 """Slides, all notebooks as HTML, and copies for a class: python workshop/slides.py [--crisp]
 
-The slides show what cells tagged `slide` drew, notebook by notebook in their order, or their
-source where they draw nothing; slides.md says what stands around them. All is made of the
-notebooks as they are saved; --crisp runs 01 to 05 anew, for figures of 200 dots an inch (some
-minutes). No network is needed to show any of it: workshop/slides.html is one file, the notebooks
-lie in workshop/html/. The copies, without outputs, lie in class/.
+Each slide shows the figure of a notebook cell with the tag `slide`, or the cell's source where it
+has no figure; slides.md has the words. All comes from the notebooks as they are saved. --crisp runs
+those that have slides, for figures of 200 dots per inch (some minutes). Nothing needs internet:
+workshop/slides.html is one file, the notebooks are in workshop/html/, and the copies without
+outputs are in class/.
 """
 import base64
 import html
-import io
 import os
 import re
 import shutil
@@ -25,8 +24,11 @@ sys.path.insert(0, str(HERE.parent))
 from lookalike.folders import from_here  # noqa: E402
 
 NOTEBOOKS = HERE.parent / "notebooks"
-CRISP = ('%config InlineBackend.print_figure_kwargs = '
+CRISP = ('%matplotlib inline\n%config InlineBackend.print_figure_kwargs = '
          '{"bbox_inches": "tight", "dpi": 200, "pil_kwargs": {"quality": 90}}')
+NO_ALT = "No description has been provided for this image"  # nbconvert's own
+# such a sentence says what is in a figure
+DESCRIBES = re.compile(r"\b(shows?|plot|figure|here (is|are)|on the left|each row)\b", re.I)
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Recommend things that look
 alike</title><style>{style}</style><body>{slides}<script>
 const go = step => {{ const now = +(location.hash.slice(1) || 1);
@@ -38,7 +40,7 @@ addEventListener("keydown", e => {{ if (["ArrowRight", " ", "PageDown"].includes
 
 
 def deck():
-    """What slides.md says of each slide: (what is shown or "", title, text as HTML)."""
+    """Read slides.md: for each slide (what it shows or "", title, text as HTML)."""
     for part in (HERE / "slides.md").read_text(encoding="utf-8").split("\n## ")[1:]:
         title, show, text = re.fullmatch(
             r"([^\n]*)\n(?:show: ([^\n]*)\n)?\n(.*)", part, re.S).groups("")
@@ -48,57 +50,80 @@ def deck():
 def tagged(crisp=False):
     """What each notebook's tagged cells show, in their order: {"01": iterator of HTML}."""
     shown = {}
-    for path in sorted(NOTEBOOKS.glob("0*.ipynb")):
-        notebook = nbformat.read(path, 4)
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        notebook = described(nbformat.read(path, 4))
         cells = [cell for cell in notebook.cells if "slide" in cell.metadata.get("tags", [])]
         if crisp and cells:
-            print(f"{path.name} is run down to its last slide")
-            notebook.cells = notebook.cells[:notebook.cells.index(cells[-1]) + 1]
-            first = next(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code")
-            notebook.cells.insert(first + 1, nbformat.v4.new_code_cell(CRISP))
+            print(f"Running {path.name} down to its last slide")
+            notebook.cells = [nbformat.v4.new_code_cell(CRISP),
+                              *notebook.cells[:notebook.cells.index(cells[-1]) + 1]]
             ExecutePreprocessor(timeout=600).preprocess(
                 notebook, {"metadata": {"path": str(path.parent)}})
         shown[path.name.partition("_")[0]] = [html_of(cell) for cell in cells]
-    asked = [source for source, *_ in deck()]
+    expected = [source for source, *_ in deck()]
     for name, cells in shown.items():
-        if len(cells) != asked.count(name):
-            raise ValueError(f"notebook {name} has {len(cells)} cells tagged slide, and "
-                             f"slides.md shows {asked.count(name)}: mend one of the two")
+        if len(cells) != expected.count(name):
+            raise ValueError(f"notebook {name} has {len(cells)} cells with the tag slide, and "
+                             f"slides.md shows {expected.count(name)}: correct one of the two")
     return {name: iter(cells) for name, cells in shown.items()}
+
+
+def described(notebook):
+    """Give each code cell an alternative text: the heading above it, and a sentence beside it."""
+    texts = [cell.source if cell.cell_type == "markdown" else "" for cell in notebook.cells]
+    for i, cell in enumerate(notebook.cells):
+        above = next(filter(None, texts[i::-1]), "")
+        below = "".join(texts[i + 1:i + 2]).partition("\n\n")[0]
+        heading = (re.findall("^#+ (.*)", "\n".join(texts[:i]), re.M) or [""])[-1]
+        paragraphs = [one for one in (*above.split("\n\n")[-2:], below) if one[:1] != "#"]
+        sentences = re.split(r"(?<=[.!?])\s+", " ".join(paragraphs[::-1]))
+        about = next(filter(DESCRIBES.search, sentences), sentences[0])
+        cell.metadata["alt"] = re.sub(r"[*`]|\[(.*?)\]\(.*?\)", r"\1", f"{heading}. {about}")
+    return notebook
+
+
+def picture_of(cell):
+    """A cell's last picture, in base64, or ''."""
+    pictures = [output.get("data", {}).get("image/jpeg", "") for output in cell.get("outputs", [])]
+    return next(filter(None, reversed(pictures)), "").strip()
 
 
 def html_of(cell):
     """A cell's last picture; if it has none, its source and what it printed."""
-    for output in reversed(cell.outputs):
-        if "image/jpeg" in output.get("data", {}):
-            return f'<img src="data:image/jpeg;base64,{output["data"]["image/jpeg"].strip()}">'
+    if picture_of(cell):
+        return image("jpeg", picture_of(cell), cell.metadata["alt"])
     printed = "".join(output.get("text", "") for output in cell.outputs)
     return f"<pre>{html.escape(cell.source)}\n\n<b>{html.escape(printed)}</b></pre>"
 
 
-def image(kind, content):
-    return f'<img src="data:image/{kind};base64,{base64.b64encode(content).decode()}">'
+def image(kind, content, alt):
+    if isinstance(content, bytes):
+        content = base64.b64encode(content).decode()
+    return f'<img alt="{html.escape(alt)}" src="data:image/{kind};base64,{content}">'
 
 
 def three_vectors(numbers=(100, 1352, 27)):
-    """Bars of forty features of three shipped photos; the photos too, where they are at hand."""
-    from helpers import EMB_FILENAME, load_embeddings, pil_loader
-    names, vectors = load_embeddings(EMB_FILENAME)
-    most, rows = vectors[numbers[0]].argsort(descending=True)[:40].tolist(), ""
-    for number in numbers:
-        path, photo, file = HERE.parent / names[number], f"photo {number}", io.BytesIO()
-        if path.is_file():
-            small = pil_loader(path)
-            small.thumbnail((400, 400))
-            small.save(file, "JPEG")
-            photo = image("jpeg", file.getvalue())
+    """Three shipped photos, and next to each a bar chart of forty features."""
+    from lookalike.shipped import load_embeddings
+    vectors = load_embeddings()[1][list(numbers)]
+    most, rows = vectors[0].argsort(descending=True)[:40], ""
+    for number, vector in zip(numbers, vectors):
+        photo = image("jpeg", (HERE / f"photo_{number}.jpg").read_bytes(), f"photo {number}")
+        away = float(((vector - vectors[0]) ** 2).sum())
+        said = f"distance {away:.1f}" if away else "the query"
         bars = "".join(f'<rect x="{20 * i}" y="{60 * (3 - value):.1f}" width="14" '
                        f'height="{60 * value:.1f}" fill="#c2185b"/>'
-                       for i, value in enumerate(vectors[number, most].tolist()))
-        away = ((vectors[number] - vectors[numbers[0]]) ** 2).sum()
-        rows += (f'<tr><td>{photo}<td><svg viewBox="0 0 800 180">{bars}</svg>'
-                 f"<td>{f'distance {away:.1f}' if away else 'the query'}")
+                       for i, value in enumerate(vector[most].tolist()))
+        rows += (f'<tr><td>{photo}<td><svg viewBox="0 0 800 180" role="img" aria-label="forty '
+                 f'features of photo {number}">{bars}</svg><td>{said}')
     return f"<table>{rows}</table>"
+
+
+def road_map(name):
+    """A road map, and in its alternative text where you are."""
+    svg = (NOTEBOOKS / name).read_bytes()
+    title = re.search("<title>(.*?)</title>", svg.decode())
+    return image("svg+xml", svg, title.group(1) if title else "Road map")
 
 
 def write_slides(path, crisp=False):
@@ -109,35 +134,41 @@ def write_slides(path, crisp=False):
         elif source == "three vectors":
             shown = three_vectors()
         else:
-            shown = source and image("svg+xml", (NOTEBOOKS / source).read_bytes())
+            shown = source and road_map(source)
         sections.append(
             f'<section id="{number}" class="{"" if source else "now"}"><h1>{title}</h1>{shown}'
-            f'<div>{text}</div><nav><a href="#{max(1, number - 1)}">&larr;</a> {number} '
-            f'<a href="#{min(len(slides), number + 1)}">&rarr;</a></nav></section>')
+            f'<div>{text}</div><nav><a href="#{max(1, number - 1)}" aria-label="back">&larr;</a> '
+            f'{number} <a href="#{min(len(slides), number + 1)}" aria-label="on">&rarr;</a></nav>'
+            "</section>")
     path.write_text(PAGE.format(slides="".join(sections), number=len(slides), style=(
         HERE / "slides.css").read_text(encoding="utf-8")), encoding="utf-8")
     print(f"{len(slides)} slides: {path.name} (arrow keys)")
     if crisp and not from_here(os.environ.get("FASHION_IMAGES") or "images").is_dir():
-        print("There are no photos here: the figures are of drawn garments, and the slides' words "
-              "speak of the photos. Without --crisp the two fit")
+        print("There are no photos here, so the figures show drawn garments, and the slides' words "
+              "speak of the photos. Without --crisp, figures and words agree")
 
 
 def write_html(folder):
-    """Each notebook as one file, its pictures and the way at its head inside."""
+    """Each notebook as one file that holds all its pictures."""
     folder.mkdir(exist_ok=True)
     exporter = HTMLExporter(embed_images=True)
-    for path in sorted(NOTEBOOKS.glob("0*.ipynb")):
-        page, _ = exporter.from_filename(str(path))
-        page = re.sub(r'href="(0[^"]*)\.ipynb', r'href="\1.html', page)
-        page = re.sub(r'<script src="https?://[^"]*"[^>]*>\s*</script>', "", page)  # it needs none
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        notebook = described(nbformat.read(path, 4))
+        alts = iter(cell.metadata["alt"] for cell in notebook.cells for output in
+                    cell.get("outputs", []) if "image/jpeg" in output.get("data", {}))
+        page, _ = exporter.from_notebook_node(notebook, {"metadata": {
+            "name": path.stem, "path": str(path.parent)}})
+        page = re.sub(NO_ALT, lambda _, alts=alts: html.escape(next(alts, "")), page)
+        page = re.sub(r'href="([\w-]+)\.ipynb', r'href="\1.html', page)
+        page = re.sub(r'<script src="https?://[^"]*"[^>]*>\s*</script>', "", page)  # not needed
         (folder / f"{path.stem}.html").write_text(page, encoding="utf-8")
         print(f"html/{path.stem}.html")
 
 
 def write_class(folder):
-    """The notebooks without outputs, for those who are to look for themselves."""
-    shutil.copytree(NOTEBOOKS / "way", folder / "way", dirs_exist_ok=True)
-    for path in sorted(NOTEBOOKS.glob("0*.ipynb")):
+    """The notebooks without outputs, for a class that is to see each result for itself."""
+    shutil.copytree(NOTEBOOKS / "roadmap", folder / "roadmap", dirs_exist_ok=True)
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         notebook, _ = ClearOutputPreprocessor().preprocess(nbformat.read(path, 4), {})
         nbformat.write(notebook, folder / path.name)
     print(f"{folder.name}/: the notebooks without outputs")

@@ -1,4 +1,4 @@
-"""The workshop's box: the check before one comes, the stick, the slides."""
+"""The workshop: the check of a machine, the offline kit, the slides, the 90 minutes."""
 import ast
 import base64
 import io
@@ -10,17 +10,20 @@ import nbformat
 import pytest
 from PIL import Image
 
-from lookalike import HERE, folders
+from lookalike import folders
+from lookalike.common import HERE
+from lookalike.photos import photo_hash
 
 sys.path.insert(0, str(HERE / "workshop"))
 import check  # noqa: E402
+import offline_kit  # noqa: E402
 import slides  # noqa: E402
-import stick  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
-def nothing_to_mend(monkeypatch):
-    monkeypatch.setattr(check, "to_mend", [])
+def nothing_to_fix(monkeypatch):
+    monkeypatch.setattr(check, "to_fix", [])
+    monkeypatch.setattr(check, "hints", [])
 
 
 # ---- run this before you come ----------------------------------------------------------------
@@ -28,29 +31,29 @@ def test_the_check_starts_on_an_old_python(monkeypatch, capsys):
     ast.parse((HERE / "workshop" / "check.py").read_text(encoding="utf-8"), feature_version=(3, 8))
     monkeypatch.setattr(sys, "version_info", (3, 10, 4))
     assert not check.check_python()
-    assert "MEND    Python                3.10.4" in capsys.readouterr().out
-    assert check.to_mend[0].startswith("Python 3.10.4 is too old: install 3.12")
+    assert "FIX     Python                3.10.4" in capsys.readouterr().out
+    assert check.to_fix[0].startswith("Python 3.10.4 is too old: install 3.12")
     monkeypatch.setattr(sys, "version_info", (3, 15, 0))
-    assert not check.check_python() and "3.15.0 is too new" in check.to_mend[1]
+    assert not check.check_python() and "3.15.0 is too new" in check.to_fix[1]
 
 
-@pytest.mark.parametrize(("system", "made_for", "machine", "macos", "words"), [
+@pytest.mark.parametrize(("system", "built_for", "machine", "macos", "words"), [
     ("win32", "win-amd64", "AMD64", "", ""),
     ("win32", "win-amd64", "ARM64", "", ""),  # its own Python for ARM would be win-arm64
-    ("win32", "win-arm64", "ARM64", "", r"made for win-arm64, .*installer \(64-bit\)"),
-    ("win32", "win32", "AMD64", "", r"made for win32, .*installer \(64-bit\)"),
+    ("win32", "win-arm64", "ARM64", "", r"built for win-arm64, .*installer \(64-bit\)"),
+    ("win32", "win32", "AMD64", "", r"built for win32, .*installer \(64-bit\)"),
     ("darwin", "macosx-11.0-universal2", "arm64", "15.1", ""),
-    ("darwin", "macosx-11.0-arm64", "arm64", "13.6.1", "torch needs macOS 14, this is 13.6.1"),
-    ("darwin", "macosx-10.13-universal2", "x86_64", "14.5", "Intel processors of Macs.*neighbour"),
+    ("darwin", "macosx-11.0-arm64", "arm64", "13.6.1", "torch needs macOS 14, .* 13.6.1:"),
+    ("darwin", "macosx-10.13-universal2", "x86_64", "14.5", "Macs with an Intel .*neighbour"),
     ("linux", "linux-x86_64", "x86_64", "", ""),
 ])
-def test_machines_that_torch_is_not_made_for(monkeypatch, system, made_for, machine, macos, words):
+def test_machines_that_torch_is_not_made_for(monkeypatch, system, built_for, machine, macos, words):
     monkeypatch.setattr(sys, "platform", system)
-    monkeypatch.setattr(check.sysconfig, "get_platform", lambda: made_for)
+    monkeypatch.setattr(check.sysconfig, "get_platform", lambda: built_for)
     monkeypatch.setattr(check.platform, "machine", lambda: machine)
     monkeypatch.setattr(check.platform, "mac_ver", lambda: (macos, ("", "", ""), machine))
     assert check.check_python() == (not words)
-    assert re.search(words, check.to_mend[0]) if words else check.to_mend == []
+    assert re.search(words, check.to_fix[0]) if words else check.to_fix == []
 
 
 def test_the_check_needs_nothing_installed():
@@ -66,58 +69,64 @@ def test_one_package_is_missing_and_one_does_not_fit(monkeypatch, tmp_path):
     (tmp_path / "requirements.txt").write_text("numpy>=1\nfaiss-cpu-of-mars>=1\ntqdm>=99\n")
     monkeypatch.setattr(check, "HERE", tmp_path)
     assert not check.check_packages()
-    missing, broken = check.to_mend
-    assert missing.startswith("Missing: faiss-cpu-of-mars;")
-    assert re.match(r"Not working: tqdm \(4\.\S+, needed >=99\);", broken)
+    missing, broken = check.to_fix
+    assert missing.startswith("Missing: faiss-cpu-of-mars. ")
+    assert re.match(r"Not working: tqdm \(4\.\S+, but the tutorial needs >=99\)\. ", broken)
 
 
-def test_the_check_downloads_no_photos(home, monkeypatch):
+def test_without_photos_drawn_garments_will_do(home, monkeypatch, capsys):
     monkeypatch.setattr(check, "HERE", home)
     check.check_photos()
-    assert "no photos yet" in check.to_mend[0] and list(home.iterdir()) == []
+    assert check.to_fix == [] and list(home.iterdir()) == [], "downloads and leaves nothing"
+    assert "drawing garments works (14 drawn)" in capsys.readouterr().out
+    assert f"run this in {home}: " in check.hints[0] and "all notebooks run" in check.hints[0]
     monkeypatch.setenv("FASHION_IMAGES", "/no/such/folder")
     check.check_photos()
-    assert check.to_mend[1].startswith("FASHION_IMAGES says /no/such/folder")
+    assert check.to_fix[0].startswith("FASHION_IMAGES is /no/such/folder, which is not a folder")
 
 
-def test_photos_without_their_table(home, monkeypatch, capsys):
-    names = sorted(check.shipped())[:3]
+def test_photos_without_their_table_and_other_photos(home, photos, monkeypatch, capsys):
+    known = {photo_hash(photos / name): b"" for name in ("hat-00.jpg", "hat-01.jpg")}
+    monkeypatch.setattr("lookalike.shipped.shipped_vectors", lambda: known)
+    monkeypatch.setenv("FASHION_IMAGES", str(photos))
+    check.check_photos()
+    assert "than the tutorial's" in check.to_fix[0] and "your_own_photos.ipynb" in check.to_fix[0]
     (home / "images").mkdir()
-    monkeypatch.setattr(check, "HERE", home)
+    monkeypatch.setenv("FASHION_IMAGES", str(home / "images"))
     check.check_photos()
-    assert check.to_mend.pop().startswith("The photos: no photo in ")
-    for name in names:
-        Image.new("RGB", (30, 40)).save(home / "images" / name)
+    assert check.to_fix[1].startswith("The photos: no photo in ")
+    for name in ("hat-00.jpg", "hat-01.jpg"):
+        (home / "images" / name).write_bytes((photos / name).read_bytes())
     check.check_photos()
-    assert check.to_mend.pop().startswith("images/ came without its table: copy images.csv")
-    (home / "images.csv").write_text(f"image,label\n{names[0].removesuffix('.jpg')},Hat\n")
+    assert check.to_fix.pop() == "images/ came without labels: copy images.csv into this folder."
+    (home / "images.csv").write_text("image,label\nhat-00,Hat\n")
     check.check_photos()
-    assert check.to_mend == [] and "3 in images/, 1 with a label" in capsys.readouterr().out
+    assert len(check.to_fix) == 2 and "2 in images/, 1 with a label" in capsys.readouterr().out
 
 
 def test_all_is_well(capsys):
     assert check.check_python() and check.check_packages()
     check.check_machine()
     check.check_search()
-    assert check.to_mend == [] and "1352, 1334, 4886, 3334" in capsys.readouterr().out
+    assert check.to_fix == [] and "1352, 1334, 4886, 3334" in capsys.readouterr().out
 
 
 def test_other_embeddings_than_ours(tmp_path, monkeypatch):
     (tmp_path / "mine.pickle").write_bytes(b"no embeddings")
-    monkeypatch.setattr("helpers.EMB_FILENAME", tmp_path / "mine.pickle")
+    monkeypatch.setattr("lookalike.shipped.EMB_FILENAME", tmp_path / "mine.pickle")
     check.check_search()
-    assert check.to_mend[0].startswith("mine.pickle was not loaded")
+    assert check.to_fix[0].startswith("mine.pickle was not loaded")
 
 
-# ---- the stick -------------------------------------------------------------------------------
-def test_the_stick(home, photos, tmp_path_factory, monkeypatch, capsys):
-    target, ran = tmp_path_factory.mktemp("stick"), []
-    monkeypatch.setattr(stick.subprocess, "run", lambda command, **_: ran.append(command))
-    monkeypatch.setattr(stick.importlib.util, "find_spec", lambda name: name == "uv")
+# ---- the offline kit -------------------------------------------------------------------------
+def test_the_offline_kit(home, photos, tmp_path_factory, monkeypatch, capsys):
+    target, ran = tmp_path_factory.mktemp("kit"), []
+    monkeypatch.setattr(offline_kit.subprocess, "run", lambda command, **_: ran.append(command))
+    monkeypatch.setattr(offline_kit.importlib.util, "find_spec", lambda name: name == "uv")
     monkeypatch.setenv("FASHION_IMAGES", str(photos))
-    monkeypatch.setattr(sys, "argv", ["stick.py", str(target), "--system", "windows",
+    monkeypatch.setattr(sys, "argv", ["offline_kit.py", str(target), "--system", "windows",
                                       "--python", "3.12"])
-    stick.main()
+    offline_kit.main()
     versions, command = ran
     assert versions[1:5] == ["-m", "uv", "pip", "compile"] and "windows" in versions
     assert command[1:4] == ["-m", "pip", "download"] and "win_amd64" in command
@@ -134,22 +143,22 @@ def test_the_stick(home, photos, tmp_path_factory, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("arguments, words", [
-    ([HERE / "stick"], "give a folder outside"),
+    ([HERE / "kit"], "name a folder outside"),
     (["s", "--system", "windows"], "-m pip install uv"),
-    (["s", "--python", "3.9"], "for Python 3.9 name the system as well"),
-    (["s"], "could not be had, see above: run this where there is a network")])
-def test_sticks_that_cannot_be_made(monkeypatch, capsys, tmp_path, arguments, words):
+    (["s", "--python", "3.9"], "for Python 3.9, name the system as well"),
+    (["s"], "could not be downloaded, see above: run this again with an internet")])
+def test_kits_that_cannot_be_made(monkeypatch, capsys, tmp_path, arguments, words):
     def fails(command, **_):
         raise subprocess.CalledProcessError(1, command)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(stick.subprocess, "run", fails)
-    monkeypatch.setattr(stick.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(sys, "argv", ["stick.py", *map(str, arguments)])
+    monkeypatch.setattr(offline_kit.subprocess, "run", fails)
+    monkeypatch.setattr(offline_kit.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["offline_kit.py", *map(str, arguments)])
     with pytest.raises(SystemExit) as error:
-        stick.main()
+        offline_kit.main()
     assert words in f"{error.value}{capsys.readouterr().err}"
-    assert not (HERE / "stick").exists() and not list(tmp_path.glob("s/*"))
+    assert not (HERE / "kit").exists() and not list(tmp_path.glob("s/*"))
 
 
 def test_the_table_beside_the_photos_comes_along(home, tmp_path, monkeypatch):
@@ -157,14 +166,14 @@ def test_the_table_beside_the_photos_comes_along(home, tmp_path, monkeypatch):
     Image.new("RGB", (30, 40)).save(home / "mine" / "a.jpg")
     (home / "images.csv").write_text("image,label\na,Hat\n")
     monkeypatch.setenv("FASHION_IMAGES", str(home / "mine"))
-    assert stick.photos(tmp_path) == ""
+    assert offline_kit.photos(tmp_path) == ""
     assert sorted(p.name for p in (tmp_path / "images").iterdir()) == ["a.jpg", "images.csv"]
 
 
 def test_drawn_garments_do_not_pass_for_photos(tmp_path, monkeypatch):
     (tmp_path / "drawn_images").mkdir()
     monkeypatch.setattr(folders, "get_images", lambda: tmp_path / "drawn_images")
-    assert "NOT THE PHOTOS" in stick.photos(tmp_path / "tutorial")
+    assert "NOT THE PHOTOS" in offline_kit.photos(tmp_path / "tutorial")
     assert [p.name for p in (tmp_path / "tutorial").iterdir()] == ["drawn_images"]
 
 
@@ -175,18 +184,20 @@ def test_slides_of_the_saved_notebooks(tmp_path):
     shown = [show for show, *_ in slides.deck()]
     assert page.count("<section") == len(shown) and page.count('class="now"') == shown.count("")
     assert page.count("<h1>Now you: ") == shown.count(""), "a slide that shows nothing"
-    assert page.count("data:image/svg+xml;base64,") == sum(one.startswith("way/") for one in shown)
+    assert page.count("data:image/svg+xml;base64,") == sum(one[:8] == "roadmap/" for one in shown)
     assert "def search(query, factors):" in page and "[ 1. 32.  1.]" in page
     assert re.findall(r"<td>(the query|distance [\d.]+)", page) == [
         "the query", "distance 58.5", "distance 257.9"]
-    assert not re.search(r'(?:src|href)="(?!data:|#)|url\(|@import', page), "no network"
+    assert not re.search(r'(?:src|href)="(?!data:|#)|url\(|@import', page), "no internet"
+    alts = re.findall(r'<img alt="([^"]*)"', page)
+    assert len(alts) == page.count("<img") and all(len(alt) > 7 for alt in alts)
 
 
 def test_slides_and_tags_must_fit(tmp_path, monkeypatch):
     monkeypatch.setattr(slides, "NOTEBOOKS", tmp_path)
     nbformat.write(nbformat.v4.new_notebook(cells=[
-        nbformat.v4.new_code_cell("1", metadata={"tags": ["slide"]})]), tmp_path / "06_.ipynb")
-    with pytest.raises(ValueError, match="notebook 06 has 1 cells tagged slide, and .* shows 0"):
+        nbformat.v4.new_code_cell("1", metadata={"tags": ["slide"]})]), tmp_path / "1_.ipynb")
+    with pytest.raises(ValueError, match="notebook 1 has 1 cells with .*, and .* shows 0"):
         slides.tagged()
 
 
@@ -212,11 +223,11 @@ def test_copies_for_a_class(tmp_path):
         cells, answers = nbformat.read(path, 4).cells, nbformat.read(saved, 4).cells
         assert [one.source for one in cells] == [one.source for one in answers]
         assert not any(one.get("outputs") or one.get("execution_count") for one in cells)
-    assert (tmp_path / "class" / "way" / "01.svg").is_file()
+    assert (tmp_path / "class" / "roadmap" / "01.svg").is_file()
     assert "/class/" in (HERE / ".gitignore").read_text(encoding="utf-8").splitlines()
 
 
-# ---- the path of 90 minutes ------------------------------------------------------------------
+# ---- the 90 minutes --------------------------------------------------------------------------
 SHEET = (HERE / "workshop" / "README.md").read_text(encoding="utf-8")
 
 
@@ -246,4 +257,5 @@ def test_all_notebooks_as_html(tmp_path):
     assert len(pages) == len(list((HERE / "notebooks").glob("*.ipynb")))
     first = pages["01_feature_extraction.html"]
     assert 'href="02_pca_compression.html"' in first and '<script src="http' not in first
-    assert "data:image/svg+xml;base64" in first, "the way at its head is inside"
+    assert "data:image/svg+xml;base64" in first, "the road map is inside"
+    assert not any(slides.NO_ALT in page for page in pages.values())

@@ -28,7 +28,7 @@ CRISP = ('%matplotlib inline\n%config InlineBackend.print_figure_kwargs = '
          '{"bbox_inches": "tight", "dpi": 200, "pil_kwargs": {"quality": 90}}')
 NO_ALT = "No description has been provided for this image"  # nbconvert's own
 # such a sentence says what is in a figure
-DESCRIBES = re.compile(r"\b(shows?|plot|figure|here (is|are)|on the left|each row)\b", re.I)
+DESCRIBES = re.compile(r"\b(shows? (?!how)|plot|figure|here (is|are)|on the left|each row)\b", re.I)
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Recommend things that look
 alike</title><style>{style}</style><body>{slides}<script>
 const go = step => {{ const now = +(location.hash.slice(1) || 1);
@@ -75,10 +75,10 @@ def described(notebook):
         above = next(filter(None, texts[i::-1]), "")
         below = "".join(texts[i + 1:i + 2]).partition("\n\n")[0]
         heading = (re.findall("^#+ (.*)", "\n".join(texts[:i]), re.M) or [""])[-1]
-        paragraphs = [one for one in (*above.split("\n\n")[-2:], below) if one[:1] != "#"]
-        sentences = re.split(r"(?<=[.!?])\s+", " ".join(paragraphs[::-1]))
-        about = next(filter(DESCRIBES.search, sentences), sentences[0])
-        cell.metadata["alt"] = re.sub(r"[*`]|\[(.*?)\]\(.*?\)", r"\1", f"{heading}. {about}")
+        near = [re.split(r"(?<=[.!?])\s+", one) for one in (*above.split("\n\n")[-2:], below)
+                if one and one[0] != "#"] or [[""]]
+        about = next(filter(DESCRIBES.search, sum(near, [])), near[-1][0])
+        cell.metadata["alt"] = re.sub(r"[*`]|\[(.*?)\]\(.*?\)", r"\1", f"{heading}: {about}")
     return notebook
 
 

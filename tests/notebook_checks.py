@@ -3,8 +3,8 @@
 With the tutorial's photos and the shipped embeddings, the reference is what is saved in the
 notebooks. With the drawn garments it is tests/placeholder_outputs.json, which
 tests/record_placeholder.py writes. Where there is no reference, the cells are only run. Where there
-is one, the exercises are solved as well: wrong answers must be rejected, the folded solution must be
-accepted. Notebook 07 is skipped where requirements-scale.txt is not installed, and makes 64,000
+is one, the exercises are solved as well: a check must reject wrong answers and accept the folded
+solution. Notebook 07 is skipped where requirements-scale.txt is not installed, and makes 64,000
 vectors where a reader makes a million. Words, names, order and whole numbers must be the same;
 numbers with a decimal point may differ by 0.005 or 0.5%, since processors round differently.
 """

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from lookalike.common import AnyPath, readable
-from lookalike.photos import BadPhoto, Neighbour, pil_loader
+from lookalike.photos import BadPhoto, pil_loader
 from lookalike.recommender import Catalogue, nearest
 
 PAGE_WEIGHTS = 0, 0.5, 1  # of colour: what the page offers
@@ -62,12 +61,11 @@ def save_recommendations(catalogue: Catalogue, factors: int = 300, colour: float
             place.mkdir(parents=True, exist_ok=True)
             for path in unfinished:
                 path.touch()
-        found = {colour: _found(catalogue, factors, colour, k)}
-        table = _table(catalogue, found[colour])
-        found |= {weight: _found(catalogue, factors, weight, k)
-                  for weight in PAGE_WEIGHTS if weight != colour}
+        weights = [colour, *(weight for weight in PAGE_WEIGHTS if weight != colour)]
+        found = {weight: _found(catalogue, factors, weight, k) for weight in weights}
+        files = _table(catalogue, found[colour]), _page(catalogue, found, colour, place)
         with _another_place(place):
-            for path, data in zip(unfinished, (table, _page(catalogue, found, colour, place))):
+            for path, data in zip(unfinished, files):
                 path.write_bytes(data)
             for path, whole in zip(paths, unfinished):
                 os.replace(whole, path)
@@ -79,7 +77,8 @@ def save_recommendations(catalogue: Catalogue, factors: int = 300, colour: float
 
 
 @contextlib.contextmanager
-def _another_place(place: Path) -> Iterator[None]:
+def _another_place(place):
+    """Turn an error of the file system into a sentence that asks for another place."""
     try:
         yield
     except OSError as error:
@@ -89,7 +88,8 @@ def _another_place(place: Path) -> Iterator[None]:
             "save_recommendations(..., folder=...)")) from None
 
 
-def _found(catalogue, factors, colour, k) -> list[list[Neighbour]]:
+def _found(catalogue, factors, colour, k):
+    """Give the neighbours of each photo."""
     numbers = tqdm(range(len(catalogue.img_names)), f"Neighbours, colour {colour}", delay=2)
     return [nearest(number, factors, k, catalogue, colour=colour) for number in numbers]
 

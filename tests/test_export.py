@@ -52,6 +52,8 @@ addEventListener("load", async () => {
 @pytest.fixture
 def odd(known, photos, home):
     """Eight photos with odd names in two folders, and a second copy of the first."""
+    if os.name == "nt":
+        pytest.skip("Windows allows no such names")
     folder = home / "my 100% photos #1"
     (folder / "sub").mkdir(parents=True)
     for path, name in zip(sorted(photos.glob("*-0*.jpg")), NAMES):
@@ -107,7 +109,8 @@ def test_no_name_is_a_formula(odd):
 
 def test_neighbours_are_of_other_groups(odd):
     mine = open_catalogue(odd, groups=lambda name: "AB"[name.startswith("sub/") or "'" in name])
-    pairs = [(row[0].lstrip("'"), row[2].lstrip("'")) for row in rows(save_recommendations(mine)[0])]
+    table = rows(save_recommendations(mine)[0])
+    pairs = [(row[0].lstrip("'"), row[2].lstrip("'")) for row in table]
     group = dict(zip(mine.img_names, mine.groups)) | {"-copy.jpg": "A"}
     assert len(pairs) == 9 and all(group[one] != group[other] for one, other in pairs)
 

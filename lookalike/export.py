@@ -144,7 +144,7 @@ def _preview(path):
         with Image.open(path) as photo:
             if photo.format not in NOT_IN_BROWSERS:
                 return ""
-        small, file = pil_loader(path, small=True), io.BytesIO()
+        small, file = pil_loader(path), io.BytesIO()
     except (OSError, BadPhoto):  # gone or changed: the page shows the photo's name
         return ""
     small.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))

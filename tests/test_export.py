@@ -29,7 +29,7 @@ addEventListener("load", async () => {
   };
   const seen = {title: document.title, query: alts("#query"), near: alts("#near"),
                 all: alts("#all"), broken: await broken(), bold: all("b").length,
-                sources: all("img").map(img => img.getAttribute("src").slice(0, 30))};
+                sources: all("img").map(img => img.getAttribute("src").slice(0, 50))};
   const moved = new Promise(done => addEventListener("hashchange", () => setTimeout(done)));
   document.querySelector("#near a").click();
   await moved;

@@ -38,14 +38,12 @@ def test_the_check_starts_on_an_old_python(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("system", "built_for", "machine", "macos", "words"), [
-    ("win32", "win-amd64", "AMD64", "", ""),
     ("win32", "win-amd64", "ARM64", "", ""),  # its own Python for ARM would be win-arm64
     ("win32", "win-arm64", "ARM64", "", r"built for win-arm64, .*installer \(64-bit\)"),
     ("win32", "win32", "AMD64", "", r"built for win32, .*installer \(64-bit\)"),
     ("darwin", "macosx-11.0-universal2", "arm64", "15.1", ""),
     ("darwin", "macosx-11.0-arm64", "arm64", "13.6.1", "torch needs macOS 14, .* 13.6.1:"),
     ("darwin", "macosx-10.13-universal2", "x86_64", "14.5", "Macs with an Intel .*neighbour"),
-    ("linux", "linux-x86_64", "x86_64", "", ""),
 ])
 def test_machines_that_torch_is_not_made_for(monkeypatch, system, built_for, machine, macos, words):
     monkeypatch.setattr(sys, "platform", system)
@@ -61,8 +59,7 @@ def test_the_check_needs_nothing_installed():
     ran = subprocess.run([sys.executable, "-S", HERE / "workshop" / "check.py"],
                          capture_output=True, text=True)
     assert ran.returncode == 1 and ran.stderr == ""
-    last = ran.stdout.splitlines()[-1]
-    assert last.startswith("- Missing: torch, torchvision, faiss-cpu,") and "OK" not in ran.stdout
+    assert ran.stdout.splitlines()[-1].startswith("- Missing: torch, torchvision, faiss-cpu,")
 
 
 def test_one_package_is_missing_and_one_does_not_fit(monkeypatch, tmp_path):
@@ -79,39 +76,33 @@ def test_without_photos_drawn_garments_will_do(home, monkeypatch, capsys):
     check.check_photos()
     assert check.to_fix == [] and list(home.iterdir()) == [], "downloads and leaves nothing"
     assert "drawing garments works (14 drawn)" in capsys.readouterr().out
-    assert f"run this in {home}: " in check.hints[0] and "all notebooks run" in check.hints[0]
+    assert f"in {home}: " in check.hints[0] and "all notebooks run" in check.hints[0]
     monkeypatch.setenv("FASHION_IMAGES", "/no/such/folder")
     check.check_photos()
     assert check.to_fix[0].startswith("FASHION_IMAGES is /no/such/folder, which is not a folder")
 
 
 def test_photos_without_their_table_and_other_photos(home, photos, monkeypatch, capsys):
-    known = {photo_hash(photos / name): b"" for name in ("hat-00.jpg", "hat-01.jpg")}
-    monkeypatch.setattr("lookalike.shipped.shipped_vectors", lambda: known)
+    known = photo_hash(photos / "hat-00.jpg")
+    monkeypatch.setattr("lookalike.shipped.shipped_vectors", lambda: {known: b""})
     monkeypatch.setenv("FASHION_IMAGES", str(photos))
     check.check_photos()
     assert "than the tutorial's" in check.to_fix[0] and "your_own_photos.ipynb" in check.to_fix[0]
     (home / "images").mkdir()
     monkeypatch.setenv("FASHION_IMAGES", str(home / "images"))
-    check.check_photos()
-    assert check.to_fix[1].startswith("The photos: no photo in ")
-    for name in ("hat-00.jpg", "hat-01.jpg"):
-        (home / "images" / name).write_bytes((photos / name).read_bytes())
+    (home / "images" / "hat-00.jpg").write_bytes((photos / "hat-00.jpg").read_bytes())
     check.check_photos()
     assert check.to_fix.pop() == "images/ came without labels: copy images.csv into this folder."
     (home / "images.csv").write_text("image,label\nhat-00,Hat\n")
     check.check_photos()
-    assert len(check.to_fix) == 2 and "2 in images/, 1 with a label" in capsys.readouterr().out
+    assert len(check.to_fix) == 1 and "1 in images/, 1 with a label" in capsys.readouterr().out
 
 
-def test_all_is_well(capsys):
+def test_all_is_well_but_for_other_embeddings_than_ours(tmp_path, monkeypatch, capsys):
     assert check.check_python() and check.check_packages()
     check.check_machine()
     check.check_search()
     assert check.to_fix == [] and "1352, 1334, 4886, 3334" in capsys.readouterr().out
-
-
-def test_other_embeddings_than_ours(tmp_path, monkeypatch):
     (tmp_path / "mine.pickle").write_bytes(b"no embeddings")
     monkeypatch.setattr("lookalike.shipped.EMB_FILENAME", tmp_path / "mine.pickle")
     check.check_search()
@@ -129,12 +120,11 @@ def test_the_offline_kit(home, photos, tmp_path_factory, monkeypatch, capsys):
     offline_kit.main()
     versions, command = ran
     assert versions[1:5] == ["-m", "uv", "pip", "compile"] and "windows" in versions
-    assert command[1:4] == ["-m", "pip", "download"] and "win_amd64" in command
-    assert versions[-1] in command and "--no-deps" in command
+    assert command[1:4] == ["-m", "pip", "download"]
+    assert {"win_amd64", versions[-1], "--no-deps"} <= {*command}
     assert all(one[one.index("--python-version") + 1] == "3.12" for one in ran)
     tutorial = target / "tutorial"
-    for file in ("helpers.py", "README.md", "notebooks/01_feature_extraction.ipynb",
-                 "fashion_images_embs.pickle", "images/images.csv", "images/hat-00.jpg"):
+    for file in ("helpers.py", "notebooks/00_the_article.ipynb", "images/images.csv"):
         assert (tutorial / file).is_file(), file
     assert not (tutorial / ".git").exists() and not (tutorial / ".venv").exists()
     page = (target / "START.md").read_text(encoding="utf-8")
@@ -161,16 +151,12 @@ def test_kits_that_cannot_be_made(monkeypatch, capsys, tmp_path, arguments, word
     assert not (HERE / "kit").exists() and not list(tmp_path.glob("s/*"))
 
 
-def test_the_table_beside_the_photos_comes_along(home, tmp_path, monkeypatch):
+def test_the_table_comes_along_and_drawn_garments_are_told(home, tmp_path, monkeypatch):
     (home / "mine").mkdir()
-    Image.new("RGB", (30, 40)).save(home / "mine" / "a.jpg")
     (home / "images.csv").write_text("image,label\na,Hat\n")
     monkeypatch.setenv("FASHION_IMAGES", str(home / "mine"))
     assert offline_kit.photos(tmp_path) == ""
-    assert sorted(p.name for p in (tmp_path / "images").iterdir()) == ["a.jpg", "images.csv"]
-
-
-def test_drawn_garments_do_not_pass_for_photos(tmp_path, monkeypatch):
+    assert [p.name for p in (tmp_path / "images").iterdir()] == ["images.csv"]
     (tmp_path / "drawn_images").mkdir()
     monkeypatch.setattr(folders, "get_images", lambda: tmp_path / "drawn_images")
     assert "NOT THE PHOTOS" in offline_kit.photos(tmp_path / "tutorial")
@@ -189,8 +175,7 @@ def test_slides_of_the_saved_notebooks(tmp_path):
     assert re.findall(r"<td>(the query|distance [\d.]+)", page) == [
         "the query", "distance 58.5", "distance 257.9"]
     assert not re.search(r'(?:src|href)="(?!data:|#)|url\(|@import', page), "no internet"
-    alts = re.findall(r'<img alt="([^"]*)"', page)
-    assert len(alts) == page.count("<img") and all(len(alt) > 7 for alt in alts)
+    assert not re.search(r'<img (?!alt="[^"]{8})', page), "an alternative text is missing"
 
 
 def test_slides_and_tags_must_fit(tmp_path, monkeypatch):
@@ -223,8 +208,8 @@ def test_copies_for_a_class(tmp_path):
         cells, answers = nbformat.read(path, 4).cells, nbformat.read(saved, 4).cells
         assert [one.source for one in cells] == [one.source for one in answers]
         assert not any(one.get("outputs") or one.get("execution_count") for one in cells)
-    assert (tmp_path / "class" / "roadmap" / "01.svg").is_file()
-    assert "/class/" in (HERE / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert (tmp_path / "class" / "roadmap" / "01.svg").is_file() and "/class/\n" in (
+        HERE / ".gitignore").read_text(encoding="utf-8")
 
 
 # ---- the 90 minutes --------------------------------------------------------------------------
@@ -242,12 +227,13 @@ def test_jump_marks_lead_to_headings():
 
 
 def test_the_minutes_add_up():
-    parts = re.findall(r"^\*\*(\d+) to (\d+)\. (.*)$", SHEET, re.M)
-    assert [(int(start), int(end)) for start, end, _ in parts] == [
+    blocks = re.findall(r"^### (\d+) to (\d+): .*$((?:\n(?!#).*)*)", SHEET, re.M)
+    assert [(int(start), int(end)) for start, end, _ in blocks] == [
         (0, 10), (10, 30), (30, 45), (45, 55), (55, 70), (70, 90)]
-    for start, end, text in parts:
-        minutes = sum(map(int, re.findall(r"\(([1-9]\d?)(?: minutes)?\)", text)))
+    for start, end, text in blocks:
+        minutes = sum(map(int, re.findall(r"\((\d+) min\)", text)))
         assert minutes == int(end) - int(start), f"{start} to {end}: {minutes} minutes are planned"
+        assert len(re.findall(r"- \*\*(Show|Ask|Common|Run|Exercise|If late)", text)) == 6, start
 
 
 @pytest.mark.slow

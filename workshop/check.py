@@ -178,10 +178,9 @@ def check_garments():
     with tempfile.TemporaryDirectory() as folder:
         drawn = len([*draw_catalogue(folder, per_category=1, new=0).glob("*.jpg")])
     say("photos", f"none yet; drawing garments works ({drawn} drawn)")
-    hints.append(f"There are no photos yet (154 MB, once). With an internet connection, run this "
-                 f"in {HERE}: {quoted(sys.executable)} -c \"import helpers; "
-                 "helpers.open_catalogue().colours\". Without the photos, the tutorial draws 660 garments, "
-                 "and all notebooks run.")
+    hints.append("There are no photos yet. Without them the tutorial draws 660 garments, and all "
+                 f"notebooks run. With internet, this downloads them (154 MB) in {HERE}: "
+                 f"{quoted(sys.executable)} -c \"import helpers as h; h.open_catalogue().colours\"")
 
 
 def check_search():

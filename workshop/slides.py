@@ -155,7 +155,7 @@ def write_html(folder):
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         notebook = described(nbformat.read(path, 4))
         alts = iter(cell.metadata["alt"] for cell in notebook.cells for output in
-                    cell.get("outputs", []) if "image/jpeg" in output.get("data", {}))
+                    cell.get("outputs", []) if {"image/jpeg", "image/png"} & {*output.get("data", ())})
         page, _ = exporter.from_notebook_node(notebook, {"metadata": {
             "name": path.stem, "path": str(path.parent)}})
         page = re.sub(NO_ALT, lambda _, alts=alts: html.escape(next(alts, "")), page)

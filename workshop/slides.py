@@ -154,8 +154,8 @@ def write_html(folder):
     exporter = HTMLExporter(embed_images=True)
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         notebook = described(nbformat.read(path, 4))
-        alts = iter(cell.metadata["alt"] for cell in notebook.cells for output in
-                    cell.get("outputs", []) if {"image/jpeg", "image/png"} & {*output.get("data", ())})
+        alts = iter(cell.metadata["alt"] for cell in notebook.cells
+                    for output in cell.get("outputs", []) if "image/" in str(output.get("data")))
         page, _ = exporter.from_notebook_node(notebook, {"metadata": {
             "name": path.stem, "path": str(path.parent)}})
         page = re.sub(NO_ALT, lambda _, alts=alts: html.escape(next(alts, "")), page)

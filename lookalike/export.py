@@ -91,6 +91,7 @@ def _another_place(place):
 
 def _found(catalogue, factors, colour, k):
     """Give the neighbours of each photo."""
+    nearest(0, factors, k, catalogue, colour=colour)  # makes the index before the bar starts
     numbers = tqdm(range(len(catalogue.img_names)), f"Neighbours, colour {colour}", delay=2,
                    leave=False, file=sys.stdout)
     return [nearest(number, factors, k, catalogue, colour=colour) for number in numbers]

@@ -118,16 +118,15 @@ class Catalogue:
             return colours_of(store, {photo: self.images / name for photo, name in
                                       zip(self.photos, self.img_names)})
 
-    def vectors(self, n_features: int, colour: float = 0, rows: Any = slice(None)) -> np.ndarray:
+    def vectors(self, n_features: int, colour: float = 0) -> np.ndarray:
         """What the index searches: (N, n_features) factors, with colour (N, n_features + 27).
 
         With a weight of colour above 0, the factors are scaled to length 1 and concatenated with
         the colours' 27 numbers, times the weight. So any weight above 0 also means length 1, and
-        distances at different weights cannot be compared. `rows` picks photos by their numbers.
+        distances at different weights cannot be compared.
         """
-        factors = self.compressed[rows, :n_features]
-        return concatenate((factors, 1), (self.colours[rows], colour)) if as_weight(colour) \
-            else factors
+        factors = self.compressed[:, :n_features]
+        return concatenate((factors, 1), (self.colours, colour)) if as_weight(colour) else factors
 
     def index(self, n_features: int, colour: float = 0) -> list:
         """[pca, index_compressed], see `build_compressed_index`; the most recent one is cached."""
@@ -153,10 +152,10 @@ class Catalogue:
         """Make the vector that the index is searched with, (1, d): the mean over the photos."""
         outside = [one for one in query if isinstance(one, Image.Image)]
         numbers = [one for one in query if not isinstance(one, Image.Image)]
-        parts = [self.vectors(factors, colour, numbers)] if numbers else []
+        pca, index_compressed = self.index(factors, colour)
+        parts = [index_compressed.reconstruct_batch(numbers)] if numbers else []
         if outside:
-            embeddings = self.backbone.embed(outside).numpy()
-            made = self.index(factors, colour)[0].transform(embeddings)
+            made = pca.transform(self.backbone.embed(outside).numpy())
             hues = [colour_histogram(photo) for photo in outside] if colour else []
             parts.append(concatenate((made, 1), (np.stack(hues), colour)) if colour else made)
         return np.concatenate(parts).mean(axis=0, keepdims=True, dtype=np.float32)

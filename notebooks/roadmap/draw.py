@@ -15,11 +15,13 @@ WIDE, HIGH, GAP = 96, 40, 30
 def alternative_text(here):
     names = [STATIONS[number] for number in here]
     places = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+    if len(here) == len(STATIONS):
+        places = "the whole road"
     return f"Road map: {', '.join(STATIONS)}. You are here: {places}."
 
 
 def station(number, name, here):
-    """A box; the one where the reader is has bold letters and a line above it, and not only a colour."""
+    """A box; where the reader is, bold letters and a line above it say so, not colour alone."""
     x, fill, ink, look = 2 + number * (WIDE + GAP), "#eceff1", "#37474f", ""
     if number in here:
         fill, ink, look = "#c2185b", "white", ' font-weight="bold"'

@@ -24,7 +24,7 @@ from lookalike.folders import photo_files, read_table, values_of
 from lookalike.networks import Backbone, load_backbone, refuse_another_network
 from lookalike.photos import BadPhoto, pil_loader
 from lookalike.query import Found, Query, find, whole
-from lookalike.shipped import SHIPPED_BY
+from lookalike.shipped import SHIPPED_BY, shipped_vectors
 from lookalike.store import network_of, open_store, photos_of, remember_network
 from lookalike.vectors import as_weight, concatenate, group_numbers, is_missing
 
@@ -278,10 +278,19 @@ def open_catalogue(images: AnyPath | None = None, backbone: Backbone | str | Non
         {path: name for name in names for path in paths[name][1:]}, new, skipped, table)
     if backbone:
         catalogue.backbone = backbone
+    if images is None:
+        _say_if_not_the_tutorials(catalogue)
     if images is None and backbone is None:
         opened[:] = [catalogue]
     say(repr(catalogue))
     return catalogue
+
+
+def _say_if_not_the_tutorials(catalogue):
+    known = shipped_vectors().keys() & {*catalogue.photos}
+    if catalogue.images.name != "drawn_images" and 2 * len(known) < len(catalogue.photos):
+        say_once(f"The lessons are about the tutorial's photos; {catalogue.images.name}/ holds "
+                 "others. For your own photos, open your_own_photos.ipynb", catalogue.images)
 
 
 def _arrange(folder, photos, table, labels):

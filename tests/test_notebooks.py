@@ -58,7 +58,8 @@ ARTICLE = ["def pil_loader(", "model.eval()", "preprocess = ", "use_precomputed_
            "compressed_features = pca.transform(img_emb_tensors)", "faiss.IndexFlatL2(d)",
            "index_compressed.add(", "return [pca, index_compressed]",
            "def main_image(img_path, desc)", "def similar_images(indices, suptitle)",
-           "for index in indices[0:4]:", "def search(query, factors)", 'main_image(img_path, "Query")',
+           "for index in indices[0:4]:", "def search(query, factors)",
+           'main_image(img_path, "Query")',
            "compressor, index_compressed = build_compressed_index(factors)",
            "index_compressed.search(", "similar_images(", "search(100, 300)", "search(t_shirt, 500)"]
 

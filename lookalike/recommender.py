@@ -254,7 +254,7 @@ def open_catalogue(images: AnyPath | None = None, backbone: Backbone | str | Non
     with open_store() as store:
         photos, faults = photos_of(store, folder, photo_files(folder))
         _refuse_none(folder, photos, faults)
-        table = read_table(folder, photos)
+        table = read_table(folder, photos, of_the_tutorial=images is None)
         paths, new, by_label = _arrange(folder, photos, table, labels)
         about = backbone.about if backbone else network_of(store, folder) or SHIPPED_BY
         found = embed_photos(store, {photos[name]: folder / name for name in paths}, about,

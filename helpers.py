@@ -1,335 +1,154 @@
-"""Recommend things that look alike: the recommender of the notebooks, in their order.
+"""What the notebooks share: figures, the walk by clicking, and checks of exercises.
 
-    photos --pil_loader--> RGB --preprocess--> 3xHxW --network--> vector           (notebook 01)
-    vectors --PCA--> n_features --faiss--> nearest --similar_images--> a 2x2 grid  (02 to 04)
-
-What a step does was shown in the open in the notebook that first needs it; here it also checks
-what it is given. What the notebooks use and do not show lies in lookalike/, a room each.
+The recommender itself is the library in lookalike/, whose public names this module passes on.
+Each step is explained in the notebook that introduces it.
 """
-import copy
+import contextlib
+import dis
 import functools
+import io
+import itertools
 import sys
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Callable, Sequence
+from numbers import Integral, Real
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
-import faiss
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
+from matplotlib.font_manager import fontManager
 from PIL import Image
-from sklearn.decomposition import PCA
 
-from lookalike import AnyPath, home, shown
-from lookalike.colour import as_weight, beside_colour, colour_backbone, side_by_side
-from lookalike.embeddings import EMB_FILENAME, load_embeddings
-from lookalike.extraction import embed_folder, extract_embeddings
-from lookalike.folders import get_images, own_folder, scan
-from lookalike.networks import Backbone, load_backbone, refuse_another_network
-from lookalike.notebook import asks_for, gallery, no_screen, set_up_figures
-from lookalike.notebook import short_tracebacks, show, small_pictures
-from lookalike.photos import BadPhoto, Neighbour, photo_hash, pil_loader, short_name
-from lookalike.query import Liked, Query, find, is_whole, whole
-from lookalike.quality import has_kind, interval, label_precision, nearest_of_each
+from lookalike import common, recommender
+from lookalike.common import AnyPath, say, shown
+from lookalike.extraction import extract_embeddings
+from lookalike.networks import load_backbone
+from lookalike.photos import BadPhoto, photo_hash, pil_loader
+from lookalike.query import Query, find, whole
+from lookalike.recommender import Catalogue, Neighbour, build_compressed_index, nearest
+from lookalike.recommender import open_catalogue
+from lookalike.shipped import load_embeddings
 
-short_tracebacks()
-set_up_figures()
-if sys.platform == "darwin":  # see lookalike/__init__.py
-    faiss.omp_set_num_threads(1)
+__all__ = [
+    "open_catalogue", "nearest", "build_compressed_index", "load_backbone", "extract_embeddings",
+    "load_embeddings", "pil_loader",
+    "search", "compare", "main_image", "similar_images", "gallery", "walk", "expects_number"]
 
-
-# ---- 02: a catalogue and its factors ---------------------------------------------------------
-@dataclass(eq=False)
-class Catalogue:
-    """The photos to recommend, their vectors, and what made them."""
-    images: Path                    # the folder with the photos
-    img_names: list[str]            # N paths in it
-    img_emb_tensors: torch.Tensor   # (N, n_features) float32
-    labels: list[str]               # N labels, '' where there is none
-    about: dict                     # what made the vectors: backbone, weights, fingerprint
-    photos: list[bytes] = field(default_factory=list)  # N SHA-256s: what each photo is
-    new: list[str] = field(default_factory=list)       # paths of those that the table leaves out
-    skipped: dict = field(default_factory=dict)        # {path: why it cannot be used}
-    colour: float = 0               # the weight of colour beside the network's vector
-    _last: tuple = field(default=(0, []), init=False)
-
-    def __repr__(self):
-        made_by = "{backbone} ({weights})".format(**self.about) if self.about else "who knows"
-        colour = f", and colour with a weight of {self.colour:g}" if self.colour else ""
-        return (f"Catalogue: {len(self.img_names):,} photos, {self.img_emb_tensors.shape[1]:,} "
-                f"features each, made by {made_by}{colour}")
-
-    @property
-    def most_factors(self) -> int:
-        """The smaller of photos and features."""
-        return min(self.img_emb_tensors.shape)
-
-    def photo(self, index: int) -> Image.Image:
-        """Decode photo number `index`, at the size that a figure needs."""
-        return pil_loader(self.images / self.img_names[index], small=True)
-
-    def new_photos(self) -> list[Path]:
-        """List photos to ask with: those that the table leaves out, else the catalogue's last."""
-        return [self.images / name for name in self.new or self.img_names[-16:]]
-
-    def at_hand(self, query: Query, factors: int) -> tuple[Query, int]:
-        """Give an example's numbers back, or what a smaller catalogue has instead, and say so."""
-        if isinstance(query, (list, tuple)):
-            return [self.at_hand(one, 1)[0] for one in query], self.at_hand(0, factors)[1]
-        asked, here = [query, factors], [len(self.img_names) - 1, self.most_factors]
-        mine = [min(one, most) if is_whole(one) else one for one, most in zip(asked, here)]
-        instead = [f"{what} {one:,} in place of {shown(more)}" for what, one, more in
-                   zip(("photo", "factors"), mine, asked) if is_whole(more) and one < more]
-        if instead:
-            print(f"{len(self.img_names):,} photos here, so", ", ".join(instead))
-        return tuple(mine)
-
-    @functools.cached_property
-    def pca(self) -> PCA:
-        """PCA with every factor there is, fitted once; its first n are those of a fit with n.
-
-        covariance_eigh is exact, the same at every run, and the fastest of scikit-learn's solvers
-        at these sizes; the default takes a randomised one at some, and then two runs recommend
-        different photos. Source: sklearn.decomposition.PCA.
-        """
-        if len(self.img_names) < 2:
-            raise ValueError("a catalogue of one photo has nothing to recommend: it takes two")
-        pca = PCA(n_components=self.most_factors, svd_solver="covariance_eigh")
-        return pca.fit(self.img_emb_tensors.numpy())
-
-    @functools.cached_property
-    def compressed(self) -> np.ndarray:
-        """All factors of all photos, (N, most_factors) float32: the first n columns serve for n."""
-        return self.pca.transform(self.img_emb_tensors.numpy()).astype(np.float32)
-
-    def index(self, n_features: int) -> list:
-        """[pca, index_compressed], see `build_compressed_index`; the last one is kept."""
-        n = whole(n_features, "the number of factors", 1, self.most_factors,
-                   f"{len(self.img_names):,} photos of {self.img_emb_tensors.shape[1]:,} features "
-                   "have no more")
-        if self._last[0] != n:
-            index_compressed = faiss.IndexFlatL2(n)
-            index_compressed.add(self.compressed[:, :n])
-            self._last = n, [_first_factors(self.pca, n), index_compressed]
-        return self._last[1]
-
-    @functools.cached_property
-    def backbone(self) -> Backbone:
-        """The network that made the vectors, loaded when a photo from outside is asked with."""
-        if not self.about:
-            raise ValueError("these embeddings do not say which network made them, so only photos "
-                             "of the catalogue can be asked for: open their folder with "
-                             "open_catalogue(images=...)")
-        backbone = load_backbone(self.about["backbone"])
-        refuse_another_network(backbone, self.about)
-        return backbone
-
-    def find(self, query: Query) -> Liked:
-        """Say which photos are asked for: (its number, None), or (None, the photo) from outside."""
-        return find(query, self)
-
-    def query_vector(self, liked: Liked, factors: int) -> np.ndarray:
-        """Compress what `find` found, to (1, factors) float32: the mean of the liked photos."""
-        pca = self.index(factors)[0]
-        own = [self.compressed[i:i + 1, :factors] for i, _ in liked if i is not None]
-        outside = [photo for _, photo in liked if photo is not None]
-        if outside:
-            vectors = self.backbone.embed(outside)
-            if not torch.isfinite(vectors).all():
-                raise ValueError("the network gave no finite vector: its weights are damaged")
-            if self.colour:
-                hues = colour_backbone().embed(outside)
-                vectors = side_by_side((vectors, 1), (hues, self.colour))
-            own.append(pca.transform(vectors.numpy()))
-        return np.concatenate(own).mean(axis=0, keepdims=True)
+# for names and labels that matplotlib's own font cannot write; those that are installed are used
+FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic",
+         "PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "WenQuanYi Zen Hei",
+         "Droid Sans Fallback", "Arial Unicode MS", "Noto Emoji", "Segoe UI Emoji")
+WEIGHTS = [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1]  # of colour, on the walk's slider
 
 
-def _first_factors(pca, n):
-    """Cut the PCA that a fit with n components gives out of one with all of them."""
-    cut, rest = copy.copy(pca), pca.explained_variance_[n:]
-    cut.n_components = cut.n_components_ = n
-    for name in ("components_", "explained_variance_", "explained_variance_ratio_",
-                 "singular_values_"):
-        setattr(cut, name, getattr(pca, name)[:n])
-    cut.noise_variance_ = rest.sum() / (pca.n_features_in_ - n) if len(rest) else 0.0
-    return cut
-
-
-opened: list[Catalogue] = []  # what search() and the others take unless they are given one
-
-
-def open_catalogue(images: AnyPath | None = None, backbone: Backbone | str | None = None,
-                   colour: float | None = None) -> Catalogue:
-    """Find photos and their vectors; those never seen before are embedded, and kept.
+# ---- the recommender in figures --------------------------------------------------------------
+def search(query: Query, factors: int, catalogue: Catalogue | None = None, *, colour: float = 0
+           ) -> list[Neighbour]:
+    """Show the query and the four photos that look most like it; return those four.
 
     Parameters
     ----------
-    images
-        A folder of photos, in place of `get_images`.
-    backbone
-        The network to embed with, or its name; without it, the one that the folder was last opened
-        with, else EfficientNet-Lite1. One of `load_tuned` with a head alone is laid over what its
-        network made.
-    colour
-        How much colour counts beside what the network says, 0 to 1 or so: see notebook 06.
-        Without it as much as a tuned backbone was chosen with, else 0.
-
-    Raises
-    ------
-    OSError
-        There is no such folder, no photo in it, or vectors cannot be kept.
-    ValueError
-        None of the photos can be used, the table of labels cannot be read, or colour is no weight.
-
-    Opened without any argument, it is also what `search` and the others take from then on. Others
-    are given to them: `search(3, 10, catalogue)`.
-    """
-    plain = images is None and backbone is None and colour is None
-    backbone = load_backbone(backbone) if isinstance(backbone, str) else backbone
-    colour = as_weight(colour if colour is not None else backbone.colour if backbone else 0)
-    folder = get_images() if images is None else own_folder(images)
-    found = scan(folder)
-    head_only = backbone is not None and backbone.base is not None and not backbone.last_block
-    known, photos, about = embed_folder(folder, found.names,
-                                        backbone.base if head_only else backbone)
-    if head_only:
-        with torch.inference_mode():
-            known, about = known._replace(img_emb_tensors=backbone.network[-1](
-                known.img_emb_tensors)), backbone.about
-    if colour:
-        known, photos = beside_colour(folder, known, photos, colour)
-    names, vectors, skipped = known
-    if not torch.isfinite(vectors).all():
-        raise ValueError("some vectors are not finite: the tuned head is damaged, or vectors.db in "
-                         "embeddings/; train the one anew, or delete the other")
-    catalogue = Catalogue(folder, names, vectors, [found.labels[name] for name in names], about,
-                          photos, found.new, skipped, colour)
-    if backbone is not None:
-        catalogue.backbone = backbone
-    if plain:
-        opened[:] = [catalogue]
-    if catalogue.skipped:
-        print(f"Left out: {len(catalogue.skipped):,} photos; catalogue.skipped says why")
-    print(catalogue)
-    return catalogue
-
-
-def build_compressed_index(n_features: int, catalogue: Catalogue | None = None) -> list:
-    """Make [pca, index_compressed]: the first n_features factors, and all photos in them.
-
-    PCA is fitted at the first call and cut to size at every other; the index is faiss's
-    IndexFlatL2. Raises ValueError for a number of factors that is not from 1 to the smaller of
-    photos and features. Source: github.com/facebookresearch/faiss/wiki.
-    """
-    return _given(catalogue).index(n_features)
-
-
-def _given(catalogue):
-    if isinstance(catalogue, str | Path):
-        raise TypeError(f"{shown(catalogue)} is no catalogue: give open_catalogue({catalogue!r})")
-    return catalogue or (opened[0] if opened else open_catalogue())
-
-
-# ---- 03 and 04: the nearest, and showing them ------------------------------------------------
-def nearest(query: Query, factors: int, k: int = 4,
-            catalogue: Catalogue | None = None) -> list[Neighbour]:
-    """Find the k photos nearest to the query.
-
-    Parameters
-    ----------
-    query
-        A photo's number in the catalogue, a path, a PIL image, or what an upload button holds; or
-        a list of these: then the mean of their vectors asks. A number past the end is the last
-        photo, which is said.
-    factors
-        To how many numbers PCA compresses the vectors; more than there are, which is said, are as
-        many as there are.
-    k
-        How many; a catalogue of fewer photos gives as many as it has.
-
-    Returns
-    -------
-    list of Neighbour
-        Nearest first, none of those asked with: number, label, squared distance, name.
-    """
-    catalogue = _given(catalogue)
-    query, factors = catalogue.at_hand(query, factors)
-    return _neighbours(catalogue, catalogue.find(query), factors, k)
-
-
-def _neighbours(catalogue, liked, factors, k):
-    k = whole(k, "the number of neighbours", 1, None, "ask for one at least")
-    vector, own = catalogue.query_vector(liked, factors), {number for number, _ in liked}
-    # more than asked: photos of the query that are in the catalogue are left out because they are
-    # those photos. Where there are fewer photos than asked for, faiss fills up with -1.
-    most = min(k, len(catalogue.img_names)) + len(own)
-    D, I = catalogue.index(factors)[1].search(vector, most)
-    return [Neighbour(catalogue.img_names[i], catalogue.labels[i], float(d), int(i))
-            for d, i in zip(D[0], I[0], strict=True) if i not in own and i >= 0][:k]
-
-
-def search(query: Query, factors: int, catalogue: Catalogue | None = None) -> list[Neighbour]:
-    """Draw the query and the four photos that look most like it; return those four.
-
-    Parameters
-    ----------
-    query, factors
+    query, factors, colour
         As for `nearest`.
     catalogue
-        Where to search; without it, what `open_catalogue()` opened.
+        Where to search; without it, the tutorial's photos.
 
     Without a screen, as in a script on a server, the four are printed.
     """
-    return compare(query, [factors], catalogue)[0]
+    return compare(query, [factors], catalogue, colour=colour)[0]
 
 
-def compare(query: Query, factors: list[int],
-            catalogue: Catalogue | None = None) -> list[list[Neighbour]]:
-    """Draw the query once, and beside it its four nearest at each number of factors."""
+def compare(query: Query, factors: int | Sequence[int], catalogue: Catalogue | None = None, *,
+            colour: float | Sequence[float] = 0) -> list[list[Neighbour]]:
+    """Show the query once, and next to it a 2x2 grid for each number of factors or colour weight.
+
+    Parameters are those of `search`; `factors` or `colour`, or both, may be a list.
+    """
     catalogue = _given(catalogue)
-    counts = []
-    for n in [factors] if is_whole(factors) else factors:
-        query, n = catalogue.at_hand(query, n)
-        counts.append(n)
-    liked = catalogue.find(query)
-    found = [_neighbours(catalogue, liked, n, 4) for n in counts]
+    photos = find(query, catalogue)
+    settings = [(n, weight) for n in _several(factors) for weight in _several(colour)]
+    found = [catalogue.nearest(photos, n, 4, weight) for n, weight in settings]
     first, *others = _figure(len(found) + 1)
-    _draw_grid(first, [_numbered(i, catalogue) if photo is None else (photo, short_name(photo))
-                       for i, photo in liked], "Query")
-    for place, n, four in zip(others, counts, found):
-        title = f"faiss compressed {n}, {catalogue.images.name}/"
-        _draw_grid(place, [_numbered(one.index, catalogue) for one in four], title, 4)
-        if no_screen():
-            print(f"{title}: {', '.join(map(repr, four))}")
-    show()
+    _draw_grid(first, [_captioned(one, catalogue) for one in photos], "Query")
+    for place, (n, weight), four in zip(others, settings, found):
+        title = f"faiss compressed {min(n, catalogue.most_factors)}" + (
+            f", colour {weight:g}" if weight else f", {catalogue.images.name}/")
+        _draw_grid(place, [_captioned(one.index, catalogue) for one in four], title, 4)
+        if _no_screen():
+            say(f"{title}: {', '.join(map(repr, four))}")
+    _show()
     return found
 
 
 def main_image(img_path: AnyPath | Image.Image, desc: str) -> None:
-    """Draw one photo (a path, or a PIL image) under the title `desc`."""
+    """Show one photo (a path, or a PIL image) under the title `desc`."""
     photo = img_path if isinstance(img_path, Image.Image) else pil_loader(img_path)
-    _draw_grid(*_figure(1), [(photo, short_name(photo))], desc)
-    show()
+    _draw_grid(*_figure(1), [(photo, _short_name(photo))], desc)
+    _show()
 
 
-def similar_images(indices: list[int | Neighbour], suptitle: str,
+def similar_images(indices: Sequence[int | Neighbour], suptitle: str,
                    catalogue: Catalogue | None = None) -> None:
-    """Draw up to four photos of the catalogue, two by two: their numbers, or what was found."""
+    """Show up to four photos of the catalogue in a 2x2 grid: their numbers, or what was found."""
     catalogue = _given(catalogue)
-    shown_here = [whole(i.index if isinstance(i, Neighbour) else i, "a photo's number", 0,
-                        len(catalogue.img_names) - 1, "photos are counted from 0")
-                  for i in indices[:4]]
-    _draw_grid(*_figure(1), [_numbered(i, catalogue) for i in shown_here], suptitle, 4)
-    show()
+    numbers = [whole(i.index if isinstance(i, Neighbour) else i, "a photo's number", 0,
+                     len(catalogue.img_names) - 1, "photos are counted from 0")
+               for i in indices[:4]]
+    _draw_grid(*_figure(1), [_captioned(i, catalogue) for i in numbers], suptitle, 4)
+    _show()
+
+
+def gallery(rows: Sequence[Sequence], photo_of: Callable = lambda one: one,
+            titles: Sequence[Sequence[str]] = (), names: Sequence[str] = (), size: float = 0.95
+            ) -> None:
+    """Show rows of small photos, whole and in their own proportions.
+
+    Parameters
+    ----------
+    rows
+        What each place shows; None leaves it empty.
+    photo_of
+        Turns an entry of `rows` into an image: `catalogue.photo` for numbers.
+    titles, names
+        A text above each photo, and one at the left of each row.
+    size
+        Inches per photo.
+    """
+    _, axes = plt.subplots(len(rows), max(map(len, rows)), squeeze=False, layout="constrained",
+                           figsize=(size * max(map(len, rows)), 1.15 * size * len(rows)))
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    for line, row, above in itertools.zip_longest(axes, rows, titles, fillvalue=()):
+        for ax, one, title in zip(line, row, [*above, *[""] * len(row)]):
+            if one is not None:
+                ax.imshow(photo_of(one))
+            ax.set_title(title, fontsize=7, pad=2, parse_math=False)
+    for line, name in zip(axes, names):
+        line[0].set_ylabel(name, fontsize=8, parse_math=False)
+
+
+def _given(catalogue):
+    """The catalogue, or the default one, which is the tutorial's if none is open."""
+    if catalogue is None and not recommender.opened:
+        open_catalogue()
+    return recommender.given(catalogue)
+
+
+def _several(value):
+    return list(value) if isinstance(value, Sequence | np.ndarray) else [value]
 
 
 def _figure(parts):
-    """The parts of a figure, side by side, that fits a laptop's screen."""
+    """The parts of a figure, in a row, that fits a laptop's screen."""
     figure = plt.figure(figsize=(3.4 * parts, 4.8), facecolor="white", layout="constrained")
     return figure.subfigures(1, parts, squeeze=False)[0]
 
 
 def _draw_grid(place, pictures, suptitle, places=1):
-    """(Photo, caption) of each, in at least so many places: as wide as high, or a row less."""
+    """(Photo, caption) of each, in at least so many places: square, or one row short."""
     places = max(places, len(pictures))
     across = int(np.ceil(np.sqrt(places)))
     axes = place.subplots(-(-places // across), across, squeeze=False)
@@ -343,12 +162,177 @@ def _draw_grid(place, pictures, suptitle, places=1):
     place.suptitle(suptitle, parse_math=False)
 
 
-def _numbered(index, catalogue):
-    """(Photo, caption): its number, to go on with, and its label, or its name if it has none."""
+def _captioned(one, catalogue):
+    """(Image, caption) of a photo: its number, for the next query, and its label or name."""
+    if isinstance(one, Image.Image):
+        return one, _short_name(one)
     try:
-        photo = catalogue.photo(index)
+        photo = catalogue.photo(one)
+        changed = photo_hash(photo.filename) != catalogue.photos[one]
     except (OSError, BadPhoto):  # deleted since the catalogue was opened
-        return Image.new("RGB", (3, 4), "silver"), f"{index}: cannot be read now"
-    if catalogue.photos and photo_hash(photo.filename) != catalogue.photos[index]:
-        return photo, f"{index}: changed, open it anew"
-    return photo, f"{index}: {catalogue.labels[index][:40] or short_name(photo)}"
+        return Image.new("RGB", (3, 4), "silver"), f"{one}: cannot be read"
+    caption = "has changed: reopen" if changed else catalogue.labels[one][:40]
+    return photo, f"{one}: {caption or _short_name(photo)}"
+
+
+def _short_name(photo):
+    """As much of its file's name as fits below a photo."""
+    name = common.readable(Path(getattr(photo, "filename", "")).name)
+    return name if len(name) <= 24 else f"{name[:8]}...{name[-8:]}"
+
+
+# ---- the walk by clicking --------------------------------------------------------------------
+def walk(catalogue: Catalogue, query: Query = 100, factors: int = 300, colour: float = 0
+         ) -> Any:
+    """Search by clicking, from one photo to the next.
+
+    Below each photo found, its number makes it the next query, and *like* adds it to the query;
+    *back* undoes the last step. You can type a number or upload a photo (Jupyter does not transmit
+    files of more than 10 MB). The sliders set the number of factors and the weight of colour.
+
+    Parameters are those of `search`; the query is where the walk begins.
+    """
+    import ipywidgets
+    steps, slow = [[query]], {"continuous_update": False}
+    back = ipywidgets.Button(description="back", layout={"width": "80px"})
+    number = ipywidgets.BoundedIntText(0, max=len(catalogue.img_names) - 1, description="photo",
+                                       layout={"width": "160px"})
+    upload = ipywidgets.FileUpload(accept="image/*,.heic,.heif", description="your photo")
+    slider = ipywidgets.IntSlider(catalogue.at_most(factors), 1, catalogue.most_factors,
+                                  description="factors", **slow)
+    dial = ipywidgets.SelectionSlider(options=sorted({*WEIGHTS, colour}), value=colour,
+                                      description="colour", **slow)
+    note, asked, found = ipywidgets.Label(), ipywidgets.HBox(), ipywidgets.HBox()
+
+    def _update(_=None):
+        note.value = "searching..."
+        try:
+            photos = find(steps[-1], catalogue)
+            four = catalogue.nearest(photos, slider.value, 4, dial.value)
+            note.value = ""
+        except Exception as error:  # a click has no cell that could show it
+            steps[1:] = steps[1:-1]
+            note.value = str(error)
+            return
+        asked.children = [_small(one, catalogue, 90) for one in photos[-8:]]
+        found.children = [ipywidgets.VBox([
+            *_small(one.index, catalogue, 170).children, _button(str(one), [one.index]),
+            _button("like", [*steps[-1], one.index])]) for one in four]
+
+    def _button(text, step):
+        button = ipywidgets.Button(description=text, layout={"width": "150px"})
+        button.on_click(lambda _: _go(step))
+        return button
+
+    def _go(step):
+        steps.append(step)
+        _update()
+
+    def _back(_):
+        steps[1:] = steps[1:-1]
+        _update()
+
+    back.on_click(_back)
+    number.observe(lambda change: _go([change.new]), "value")
+    upload.observe(lambda change: _go(list(change.new)) if change.new else None, "value")
+    slider.observe(_update, "value")
+    dial.observe(_update, "value")
+    _update()
+    return ipywidgets.VBox([ipywidgets.HBox([back, number, upload, slider, dial]), note, asked,
+                            found])
+
+
+def _small(one, catalogue, height):
+    """A small picture of a photo for a box of widgets, and its caption."""
+    import ipywidgets
+    photo, caption = _captioned(one, catalogue)
+    small, file = photo.copy(), io.BytesIO()
+    small.thumbnail((150, height))
+    small.save(file, "JPEG")
+    return ipywidgets.VBox([ipywidgets.Image(
+        value=file.getvalue(), tooltip=caption, layout={"width": f"{small.width}px"}), ipywidgets.Label(caption)])
+
+
+# ---- how figures and errors look -------------------------------------------------------------
+def _set_up_figures():
+    """Fonts for all that people write and, in a notebook, small figures as JPEG."""
+    plt.rcParams["font.family"] += sorted({font.name for font in fontManager.ttflist} & {*FONTS},
+                                          key=FONTS.index)
+    warnings.filterwarnings("ignore", "Glyph .* missing")  # signs that no font here has: a box
+    shell = _shell()
+    if shell and getattr(shell, "kernel", None):
+        shell.run_line_magic("matplotlib", "inline")
+        shell.run_line_magic("config", "InlineBackend.figure_formats = ['jpeg']")
+        plt.rcParams.update({"figure.autolayout": True, "font.size": 9})
+
+
+def _no_screen():
+    """Whether figures can only be saved, as in a script on a server."""
+    return plt.get_backend().lower() == "agg"
+
+
+def _show():
+    """Show the current figure; without a screen close it, or figures would fill the memory."""
+    with warnings.catch_warnings():  # of a missing screen
+        warnings.simplefilter("ignore", UserWarning)
+        plt.show()
+    if _no_screen():
+        plt.close()
+
+
+def _shell():
+    return sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+
+
+def _show_error(shell, kind, error, trace, tb_offset=None):
+    """Show of an error that our code raises only the cell's line and what the error says.
+
+    All others, such as a mistake in our code, are shown whole. Source: IPython's documentation,
+    InteractiveShell.set_custom_exc.
+    """
+    deepest = trace
+    while deepest.tb_next:
+        deepest = deepest.tb_next
+    code = deepest.tb_frame.f_code
+    ours = code.co_filename.startswith((f"{common.HERE / 'helpers.py'}",
+                                        f"{common.HERE / 'lookalike'}"))
+    if not ours or code.co_code[deepest.tb_lasti] != dis.opmap["RAISE_VARARGS"]:
+        return shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
+    cell = trace.tb_next or trace  # the first frame is IPython's
+    only = TracebackType(None, cell.tb_frame, cell.tb_lasti, cell.tb_lineno)
+    error.__cause__, error.__suppress_context__ = None, True
+    lines = shell.InteractiveTB.structured_traceback(kind, error, only, tb_offset=0)
+    shell._showtraceback(kind, error, lines)
+
+
+# ---- exercises -------------------------------------------------------------------------------
+def expects_number(least: float, most: float, whole: bool = True) -> Callable:
+    """Let an exercise's check see only a number from `least` to `most`.
+
+    For anything else, and for no answer yet, the check says what it expects. What NumPy and torch
+    hold as one number is a number; 1352.0 is whole.
+    """
+    def _decorate(check):
+        @functools.wraps(check)
+        def _checked(answer):
+            if answer is None:
+                return "your turn: replace None with your answer"
+            answer = _plain_number(answer)
+            number = isinstance(answer, Integral if whole else Real)
+            if number and not isinstance(answer, bool) and least <= answer <= most:
+                return check(answer)
+            return (f"not yet: the answer is a {'whole ' * whole}number from {least:,} to "
+                    f"{most:,}, not {shown(answer)}")
+        return _checked
+    return _decorate
+
+
+def _plain_number(answer):
+    with contextlib.suppress(AttributeError, TypeError, ValueError, RuntimeError):
+        answer = answer.item()  # of NumPy and torch
+    return int(answer) if isinstance(answer, float) and answer.is_integer() else answer
+
+
+_set_up_figures()
+if _shell():
+    _shell().set_custom_exc((ValueError, TypeError, OSError), _show_error)

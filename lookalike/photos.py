@@ -1,89 +1,78 @@
-"""One photo: a file to an upright RGB image, or one sentence that says why not."""
+"""One photo: a file to an upright RGB image, or one sentence that says why not.
+
+Importing this module registers HEIF, which iPhones save, with Pillow.
+"""
 import functools
 import hashlib
 import io
 import os
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from pillow_heif import register_heif_opener
 
-from lookalike import AnyPath, readable, shown
+from lookalike.common import AnyPath, readable, shown
 
-register_heif_opener()  # what iPhones save
+register_heif_opener()
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF"]
-MAX_MEGAPIXELS, MAX_ASPECT, SMALL = 64, 20, 544
+MAX_MEGAPIXELS, MAX_ASPECT, MAX_BYTES, SMALL = 64, 20, 10**9, 544
 
 
 class BadPhoto(ValueError):
-    """A file that is not a usable photo, whoever reads it: BadPhoto(path, why)."""
+    """A file that is not a usable photo on any machine: BadPhoto(path, why)."""
 
     def __str__(self):
         return readable(": ".join(map(str, self.args)))
 
 
-class Neighbour(NamedTuple):
-    """A photo that was found; `distance` is squared Euclidean, in the compressed space."""
-    name: str
-    label: str
-    distance: float
-    index: int
-
-    def __repr__(self):
-        distance = f"{self.distance:#.3g}".rstrip(".") if 5e-4 < self.distance < 1e3 else \
-            f"{abs(self.distance):.0f}"
-        return " ".join([str(self.index), *self.label.split(), distance])
-
-
-def short_name(photo: Image.Image) -> str:
-    """As much of its file's name as fits below a photo."""
-    name = Path(getattr(photo, "filename", "")).name
-    return name if len(name) <= 24 else f"{name[:8]}...{name[-8:]}"
-
-
 # ---- one photo -------------------------------------------------------------------------------
 def photo_hash(path: AnyPath) -> bytes:
-    """Say what a photo is, whatever it is called and wherever it lies: its bytes' SHA-256."""
+    """Compute the SHA-256 of a file's bytes, which identifies the photo whatever its name."""
     with _opened(path) as f:
         return hashlib.file_digest(f, "sha256").digest()
 
 
-def pil_loader(path: AnyPath, small: bool = False) -> Image.Image:
-    """Turn any image file into an upright RGB image on white, 8 bits a channel.
+def photo_bytes(path: AnyPath) -> bytes:
+    """Read a file whole; raise BadPhoto for one that is too large to be a photo."""
+    with _opened(path) as f:
+        return f.read()
 
-    Grayscale, palette, transparent, CMYK and 16-bit files are converted so that they look as they
-    should, and colours by the profile that the file brings along; of an animation the first frame
-    counts; a photo is turned the way its EXIF says. With `small` a large JPEG is decoded at a
-    half, a quarter or an eighth of its size, never under 544 pixels a side: all that the networks
-    look at.
 
-    Raises BadPhoto for a file that is not a photo, is damaged, holds numbers of 32 bits, has more
-    than 64 million pixels, or is over 20 times longer than wide (resizing would blow it up);
-    FileNotFoundError, another OSError or MemoryError for what is no fault of the photo.
+def pil_loader(path: AnyPath) -> Image.Image:
+    """Turn any image file into an upright RGB image on white, 8 bits per channel.
+
+    Greyscale, palette, transparent, CMYK and 16-bit files are converted so that they look as they
+    should, and the file's colour profile is applied. The first frame of an animation counts. A
+    photo is turned the way its EXIF says. A large JPEG is decoded at a half, a quarter or an
+    eighth of its size, but never below 544 pixels: more than any of the networks looks at.
+
+    Raises BadPhoto for a file that is not a photo, is damaged, has 32 bits per channel, more than
+    64 million pixels or a billion bytes, or is over 20 times longer than wide (resizing would
+    enlarge it too much). Raises FileNotFoundError, another OSError or MemoryError for what is not
+    the photo's fault.
     """
     with _opened(path) as f:
-        return read_photo(f, path, small)
+        return read_photo(f, path)
 
 
-def read_photo(f: BinaryIO, name: AnyPath, small: bool = False) -> Image.Image:
+def read_photo(f: BinaryIO, name: AnyPath) -> Image.Image:
     """As `pil_loader`, from an open file, whose name is for captions and errors."""
     try:
-        img = upright_rgb(_decode(f, name, small))
+        img = upright_rgb(_decode(f, name))
     except BadPhoto:
         raise
     except UnidentifiedImageError:
         raise BadPhoto(name, "the file is empty" if not f.seek(0, os.SEEK_END) else
-                       "not a photo, whatever its name says, or of a kind that cannot be read "
-                       f"(what can: {', '.join(FORMATS)})") from None
+                       f"not a readable photo (readable: {', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:
         raise BadPhoto(name, f"over {MAX_MEGAPIXELS} million pixels: scale it down first") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
         if getattr(error, "errno", None) or "memory" in f"{type(error)} {error}".lower():
             raise
         raise BadPhoto(name, f"damaged ({error or type(error).__name__})") from error
-    img.filename = str(name)  # for captions; converting had dropped it
+    img.filename = str(name)  # for captions; the conversion had dropped it
     return img
 
 
@@ -93,16 +82,17 @@ def _opened(path):
         raise FileNotFoundError(f"no photo {shown(str(path))} in {Path.cwd().name}/: check its "
                                 "name")
     if not path.is_file():  # opening a pipe would wait for ever
-        raise BadPhoto(path, "not a file (a folder, a pipe, or a link that leads nowhere)")
+        raise BadPhoto(path, "not a file (a folder, a pipe, or a broken link)")
+    if path.stat().st_size > MAX_BYTES:
+        raise BadPhoto(path, f"over {MAX_BYTES:,} bytes: scale it down first")
     return open(path, "rb")
 
 
-def _decode(f: BinaryIO, path, small):
+def _decode(f: BinaryIO, path):
     Image.init()  # Image.open knows the rarer of its formats only after this
     img = Image.open(f, formats=FORMATS)
     check_picture(path, img)
-    if small:  # only JPEG's decoder can do it, the others ignore it
-        img.draft(None, (SMALL, SMALL))
+    img.draft(None, (SMALL, SMALL))  # only JPEG's decoder can do it, the others ignore it
     if img.format == "PNG":  # load() ignores a PNG's check sums; verify() leaves it unusable
         img.verify()
         f.seek(0)
@@ -112,7 +102,9 @@ def _decode(f: BinaryIO, path, small):
 
 
 def check_picture(path: AnyPath, img: Image.Image) -> None:
-    """Raise BadPhoto for a picture too large, too long, or of another kind than photos are."""
+    """Raise BadPhoto for an image that is empty, too large, too long, or has 32-bit channels."""
+    if not min(img.size):
+        raise BadPhoto(path, "it has no pixels")
     tags = getattr(img, "tag_v2", {})  # a TIFF's: libtiff takes memory for a whole tile
     for width, height in ((tags.get(322, 1), tags.get(323, 1)), img.size):
         size = f"{width}x{height} is over"
@@ -121,28 +113,31 @@ def check_picture(path: AnyPath, img: Image.Image) -> None:
     if max(img.size) > MAX_ASPECT * min(img.size):
         raise BadPhoto(path, f"{size} {MAX_ASPECT} times longer than wide: crop it first")
     if img.mode in ("I", "F"):
-        raise BadPhoto(path, "numbers of 32 bits, which do not say what is black and what is "
-                       "white: save it with 8 or 16 bits a channel first")
+        raise BadPhoto(path, "32 bits per channel, which do not say what is black and what is "
+                       "white: save it with 8 or 16 bits per channel first")
 
 
 def upright_rgb(img: Image.Image) -> Image.Image:
-    """Turn a decoded picture the way its EXIF says, and into RGB on white."""
-    kind, profile = img.format, img.info.get("icc_profile")
+    """Turn a decoded image the way its EXIF says, and into RGB on white."""
+    file_format, profile = img.format, img.info.get("icc_profile")
     try:
         img = ImageOps.exif_transpose(img)
     except Exception:  # an unreadable EXIF block is no reason to lose the photo
         pass
-    img = _in_srgb(_in_bytes(img, kind), profile)
+    img = _in_srgb(_in_bytes(img, file_format), profile)
     if img.mode == "RGBA":
         img = Image.alpha_composite(Image.new("RGBA", img.size, "white"), img)
     return img.convert("RGB")
 
 
-def _in_bytes(img, kind):
-    """8 bits a channel, no palette, and RGBA if any of it is transparent."""
+def _in_bytes(img, file_format):
+    """8 bits per channel, no palette, and RGBA if any of it is transparent."""
     if img.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(img) >> 8).astype(np.uint8))
-    if kind == "BMP" and img.mode == "RGBA" and not img.getextrema()[3][1]:
+        values, transparent = np.asarray(img), img.info.get("transparency")  # a PNG's: one grey
+        grey, opaque = values >> 8, 255 * (values != transparent)
+        return Image.merge("RGBA", [Image.fromarray(band.astype(np.uint8))
+                                    for band in (grey, grey, grey, opaque)])
+    if file_format == "BMP" and img.mode == "RGBA" and not img.getextrema()[3][1]:
         return img.convert("RGB")  # many programs write 0 where there is no transparency
     if img.has_transparency_data:
         return img.convert("RGBA")

@@ -1,11 +1,11 @@
-"""Draws the stand-in catalogue: garments to recommend when no photos can be had.
+"""Draws garments to recommend where no photos can be downloaded.
 
-`draw_catalogue(folder)` fills a folder with 660 pictures of 14 kinds of garments, always the same
+`draw_catalogue(folder)` fills a folder with 660 images of 14 categories of garments, always the same
 ones in the same order, and an `images.csv` in the layout of the real data set (image, sender_id,
 label, kids). The last 16 pictures are the 'new photos': they have no row there, so they stay out
 of the index.
 
-KINDS holds the right half of each kind, its outline and its seams; what is drawn on the right is
+CATEGORIES holds the right half of each garment, its outline and its seams; what is drawn on the right is
 drawn on the left as well, mirrored. A line is a string of points, "x,y x,y", in pixels from the
 picture's middle, y downwards, as in SVG.
 """
@@ -36,7 +36,7 @@ TOP = 0.07, 0.05, 0.05
 SHORT = "0,-108 32,-135 84,-114 128,-32 94,-20 78,-54 80,126 0,129"
 LONG = "0,-108 32,-135 84,-114 138,94 106,104 77,-54 80,126 0,129"
 NECKBAND, COLLAR = "0,-97 22,-104 42,-131", "0,-108 14,-88 44,-116 32,-135 0,-108"
-KINDS = {  # label: how much the width, the length and the flare vary; the outline; the seams
+CATEGORIES = {  # label: how much the width, the length and the flare vary; the outline; the seams
     "T-Shirt": (TOP, SHORT, NECKBAND),
     "Longsleeve": (TOP, LONG, NECKBAND),
     "Shirt": (TOP, LONG, COLLAR, "0,-90 0,128", *(f"0,{y} 5,{y}" for y in range(-75, 99, 30)),
@@ -102,12 +102,12 @@ def backdrop(rng, sender):
     return picture_of(np.float32(colour)[:, None, None] * light)
 
 
-def draw_garment(kind, sender, rng):
-    """One picture of a garment of that kind, as that sender would have photographed it.
+def draw_garment(category, sender, rng):
+    """One image of a garment of that category, as that sender would have photographed it.
 
     Its lines are drawn at twice the size; halving it afterwards smooths them.
     """
-    vary, outline, *seams = KINDS[kind]
+    vary, outline, *seams = CATEGORIES[category]
     wide, long, flare = rng.uniform(-1, 1, 3) * vary
     tilt, middle = math.radians(rng.normal(0, 4)), rng.uniform(-6, 6, 2) + [WIDTH / 2, HEIGHT / 2]
     turn = np.array([[math.cos(tilt), math.sin(tilt)], [-math.sin(tilt), math.cos(tilt)]])
@@ -126,7 +126,7 @@ def draw_garment(kind, sender, rng):
 
     colour = (rng.choice(COLOURS) + rng.normal(0, 7, 3)).clip(0, 255)
     shade = colour + 46 if colour.sum() < 240 else colour * 0.72
-    pattern = PATTERNS[0 if kind in ("Hat", "Shoes", "Bag") else rng.integers(len(PATTERNS))]
+    pattern = PATTERNS[0 if category in ("Hat", "Shoes", "Bag") else rng.integers(len(PATTERNS))]
     shadow = ImageChops.offset(body, 5, 7).filter(ImageFilter.BoxBlur(5)).point(lambda v: v * 0.4)
     picture, light = backdrop(rng, sender), rng.uniform(0.86, 1.06)
     picture.paste((60, 56, 52), mask=shadow)
@@ -135,26 +135,26 @@ def draw_garment(kind, sender, rng):
     return picture.point(lambda v: v * light)
 
 
-def draw_catalogue(folder, a_kind=46, new=16, progress=iter):
-    """Draw `14 * a_kind` labelled pictures and `new` unlabelled ones into `folder`; return it.
+def draw_catalogue(folder, per_category=46, new=16, progress=iter):
+    """Draw `14 * per_category` labelled pictures and `new` unlabelled ones into `folder`; return it.
 
     `images.csv` is written last. `progress` wraps the list of pictures to draw (`tqdm`, say).
     """
-    folder, kinds, rows = Path(folder), list(KINDS), []
+    folder, categories, rows = Path(folder), list(CATEGORIES), []
     folder.mkdir(parents=True, exist_ok=True)
-    labelled = kinds * a_kind
+    labelled = categories * per_category
     # the ninth is a T-shirt, as among the real new photos
-    unlabelled = [kinds[(i + 6) % len(kinds)] for i in range(new)]
-    for i, kind in enumerate(progress(labelled + unlabelled)):
+    unlabelled = [categories[(i + 6) % len(categories)] for i in range(new)]
+    for i, category in enumerate(progress(labelled + unlabelled)):
         sender = int(np.random.default_rng([i, 7]).integers(SENDERS))
-        picture = draw_garment(kind, sender, np.random.default_rng(i))
+        picture = draw_garment(category, sender, np.random.default_rng(i))
         if i % 29 == 5:
             picture = picture.convert("L")  # the article: 'some images are not in RGB format'
         is_new = i >= len(labelled)
-        name = f"new-{i - len(labelled):02d}" if is_new else f"{kind.lower()}-{i // len(kinds):02d}"
+        name = f"new-{i - len(labelled):02d}" if is_new else f"{category.lower()}-{i // len(categories):02d}"
         picture.save(folder / f"{name}.jpg", quality=88)
         if not is_new:
-            rows.append([name, sender, kind, False])
+            rows.append([name, sender, category, False])
     with open(folder / "images.csv", "w", newline="", encoding="utf-8") as f:
         csv.writer(f).writerows([["image", "sender_id", "label", "kids"], *rows])
     return folder

@@ -1,89 +1,88 @@
-"""What a reader asks with: a photo's number, its path, a picture, an upload; or several of these.
+"""What a reader searches with: a photo's number or path, an image, an upload, or several.
 
-As a file or an upload, a photo whose bytes are in the catalogue is that photo.
+A file or an upload whose bytes are in the catalogue is that photo.
 """
 import hashlib
 import io
+import operator
 import os
 from collections.abc import Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from lookalike import AnyPath, shown
+from lookalike.common import AnyPath, shown
 from lookalike.folders import from_here
 from lookalike.photos import BadPhoto, check_picture, photo_hash, pil_loader, read_photo
 from lookalike.photos import upright_rgb
 
 Query = int | AnyPath | Image.Image | dict | Sequence
-Liked = list[tuple[int | None, Image.Image | None]]  # (its number, None), or (None, the picture)
+Found = list[int | Image.Image]  # numbers of photos in the catalogue, and images from outside
 
 
-def is_whole(value: Any) -> bool:
-    """Whether it is a whole number, NumPy's and torch's too; True and False are none."""
-    value = value.item() if getattr(value, "ndim", None) == 0 else value
-    return isinstance(value, Integral) and not isinstance(value, bool)
+def whole(value: Any, what: str, least: int, most: float, why: str) -> int:
+    """Return the value as an int, or raise an error that says what is allowed."""
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)  # NumPy's, torch's too
+    except TypeError:
+        number = None
+    if number is None:
+        raise TypeError(f"{what} is {shown(value)}. It must be a whole number: {why}")
+    if not least <= number <= most:
+        raise ValueError(f"{what} is {shown(number)}. It must be " + (
+            f"from {least} to {most:,}" if most < float("inf") else f"at least {least}")
+            + f": {why}")
+    return number
 
 
-def whole(value: Any, what: str, least: int, most: int | None, why: str) -> int:
-    """Give the value as an int, or raise an error that says what is allowed."""
-    allowed = "a whole number" + (f", {least} or more" if most is None else
-                                  f" from {least} to {most:,}")
-    if not is_whole(value):
-        raise TypeError(f"{what} is {shown(value)}, and must be {allowed}: {why}")
-    if value < least or (most is not None and value > most):
-        raise ValueError(f"{what} is {shown(int(value))}, and must be {allowed}: {why}")
-    return int(value)
-
-
-def find(query: Query, catalogue: Any) -> Liked:
-    """Say which photos are asked for: (its number, None), or (None, the photo) from outside."""
+def find(query: Query, catalogue: Any) -> Found:
+    """List the query's photos: numbers for photos of the catalogue, images for others."""
     query = getattr(query, "value", query)  # of an upload button
-    if isinstance(query, (list, tuple)):
+    if isinstance(query, list | tuple):
         if not query:
-            raise ValueError("the query is empty: give at least one photo, by its number or path")
-        liked = [one for part in query for one in find(part, catalogue)]
-        return [one for i, one in enumerate(liked) if one[0] is None or one not in liked[:i]]
+            raise ValueError("the query is empty: pass at least one photo, by number or by path")
+        found = [one for part in query for one in find(part, catalogue)]
+        return [one for i, one in enumerate(found) if one not in found[:i]]
     if isinstance(query, Image.Image):
-        return [(None, _picture(query))]
+        return [_upright(query)]
     if isinstance(query, dict) and "content" in query:
         content = bytes(query["content"])
         return _known(hashlib.sha256(content).digest(), catalogue) or [
-            (None, read_photo(io.BytesIO(content), query.get("name", "your photo"), small=True))]
-    if isinstance(query, (str, Path)):
+            read_photo(io.BytesIO(content), query.get("name", "your photo"))]
+    if isinstance(query, str | Path):
         return _find_path(str(query), catalogue)
-    if not is_whole(query):
-        raise TypeError(f"the query is a {type(query).__name__}: give a photo's number, its path, "
-                        "a PIL image, or a list of these")
-    return [(whole(query, "the number of the query", 0, len(catalogue.img_names) - 1,
-                   "photos are counted from 0"), None)]
+    return [whole(query, "the query", 0, len(catalogue.img_names) - 1,
+                  "pass a photo's number, its path, an image, an upload or a list of these")]
 
 
-def _picture(img):
-    check_picture("your picture", img)
+def _upright(img):
+    check_picture("your image", img)
     try:
-        return upright_rgb(img)
+        upright = upright_rgb(img)
     except Exception as error:  # as of a file, see read_photo
-        raise BadPhoto("your picture", f"damaged ({shown(error)})") from error
+        raise BadPhoto("your image", f"damaged ({shown(error)})") from error
+    upright.filename = getattr(img, "filename", "")
+    return upright
 
 
 def _find_path(query, catalogue):
     if not query or "://" in query:
-        raise ValueError(f"the query is {shown(query)}: give a photo's number or path; one at an "
-                         "address must be downloaded first")
-    path = catalogue.images / query if query in catalogue.img_names else from_here(query)
+        raise ValueError(f"the query is {shown(query)}: pass a photo's number or path. Download a "
+                         "photo from the web first")
+    names = [*catalogue.img_names, *catalogue.copies]
+    path = catalogue.images / query if query in names else from_here(query)
+    if not os.path.exists(path):
+        called = [name for name in names if name.rpartition("/")[2] == query]
+        if len(called) > 1:
+            raise ValueError(f"{len(called)} photos are called {shown(query)}: pass the path of "
+                             f"one, for example {called[0]!r}")
+        path = catalogue.images / called[0] if called else path
     if query.isdecimal() and not os.path.exists(path):
-        raise FileNotFoundError(f"no photo is called {shown(query)}: if you mean the photo of the "
-                                "catalogue with that number, leave the quotes out")
-    return _known(photo_hash(path), catalogue, path) or [(None, pil_loader(path, small=True))]
+        raise FileNotFoundError(f"no photo is called {shown(query)}. To search with the photo of "
+                                "that number, leave out the quotation marks")
+    return _known(photo_hash(path), catalogue) or [pil_loader(path)]
 
 
-def _known(photo, catalogue, path=None):
-    """The photo of the catalogue with that SHA-256; of several the one at `path`."""
-    twins = [i for i, one in enumerate(catalogue.photos) if one == photo]
-    if path and len(twins) > 1:
-        files = {(catalogue.images / catalogue.img_names[i]).resolve(): i for i in twins}
-        twins = [files.get(path.resolve(), twins[0])]
-    return [(i, None) for i in twins[:1]]
+def _known(photo, catalogue):
+    return [catalogue.photos.index(photo)] if photo in catalogue.photos else []

@@ -1,9 +1,9 @@
-"""The article's code and ours, in turn, in one run: python benchmarks/run.py [--json] [--quick]
+"""The article's code and ours, alternating, in one run: python benchmarks/run.py [--json] [--quick]
 
 Seconds differ from machine to machine and from minute to minute, the ratios less so. Most figures
-are the median of several turns, article and ours alternating. ResNet50 has random weights where
-RESNET50_WEIGHTS names none: speed does not depend on them, what is said of neighbours does. The
-growth is drawn in benchmarks/growth.jpg.
+are the median of several turns, article and ours alternating. ResNet50 has random weights unless
+RESNET50_WEIGHTS names a file: speed does not depend on them, the rows about neighbours do. The
+growth is plotted in benchmarks/growth.jpg.
 """
 import argparse
 import contextlib
@@ -13,7 +13,6 @@ import itertools
 import json
 import os
 import pickle
-import shutil
 import statistics
 import subprocess
 import sys
@@ -28,9 +27,11 @@ from torch.utils.flop_counter import FlopCounterMode
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 import article  # noqa: E402
-import helpers  # noqa: E402
-import lookalike  # noqa: E402
-from lookalike import networks, photos  # noqa: E402
+from lookalike import networks, photos, recommender  # noqa: E402
+from lookalike.extraction import extract_embeddings  # noqa: E402
+from lookalike.folders import get_images, photo_files  # noqa: E402
+from lookalike.shipped import EMB_FILENAME, load_embeddings, shipped_vectors  # noqa: E402
+from lookalike.vectors import nearest_of_each  # noqa: E402
 
 
 # ---- measuring -------------------------------------------------------------------------------
@@ -41,7 +42,7 @@ def seconds(function, *args):
     return time.perf_counter() - start
 
 
-def in_turn(one, other, turns):
+def alternating(one, other, turns):
     """Median seconds of each, and the median of their ratios turn by turn."""
     pairs = [(seconds(one), seconds(other)) for _ in range(turns)]
     return (*map(statistics.median, zip(*pairs)), statistics.median(a / b for a, b in pairs))
@@ -72,7 +73,7 @@ def in_a_process_of_its_own(what, n):
 
 def neighbours_kept(one, other, k=5):
     """Of the k nearest of each by the one vectors, the share that the other vectors keep."""
-    both = zip(helpers.nearest_of_each(one, k), helpers.nearest_of_each(other, k))
+    both = zip(nearest_of_each(one, k), nearest_of_each(other, k))
     return np.mean([len(np.intersect1d(a, b)) / k for a, b in both])
 
 
@@ -83,14 +84,13 @@ def resnet50():
         weights = os.environ.get("RESNET50_WEIGHTS") or Path(folder, "random.pth")
         if not os.environ.get("RESNET50_WEIGHTS"):
             torch.save(resnet50().state_dict(), weights)
-        return helpers.load_backbone("resnet50", weights)
+        return networks.load_backbone("resnet50", weights)
 
 
 def limit(backbone, engine):
     """Photos a second if the network were nothing but this machine's matrix product."""
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        side = backbone.crop(photos.Image.new("RGB", (300, 300))).width
-        backbone.network(torch.zeros(1, 3, side, side))
+        backbone.network(torch.zeros(1, 3, backbone.crop.size, backbone.crop.size))
     size = torch.ones(2048, 2048, dtype=torch.bfloat16 if "bfloat16" in engine else torch.float32)
     size @ size
     product = statistics.median(seconds(lambda: size @ size) for _ in range(9))
@@ -99,20 +99,20 @@ def limit(backbone, engine):
 
 def extraction(backbone, turns):
     """Files to vectors, photos a second; the share of the limit of both; the neighbours kept."""
-    paths = [IMAGES / name for name in helpers.scan(IMAGES).names[:800]]
-    few, many = paths[:48], paths[:networks.MANY + 20]
+    paths = [IMAGES / name for name in photo_files(IMAGES)[:800]]
+    few, many = paths[:48], paths[:320]
     engine = backbone.compiled.name
     theirs = torch.nn.Sequential(backbone.network, backbone.classifier)
     article.extract(few[:2], theirs, backbone.preprocess)
-    a, b, _ = in_turn(lambda: article.extract(few, theirs, backbone.preprocess),
-                      lambda: helpers.extract_embeddings(many, backbone), turns)
+    a, b, _ = alternating(lambda: article.extract(few, theirs, backbone.preprocess),
+                      lambda: extract_embeddings(many, backbone), turns)
     a, b, most = len(few) / a, len(many) / b, limit(backbone, engine)
     yield row(f"extraction, {backbone.name}, {engine}", a, b, "photos/s", b / a)
     yield row("  the machine's own matrix product in such numbers", a, most, "photos/s", most / a)
     yield row("  share of that", a / most, b / most, "", b / a)
-    fast = helpers.extract_embeddings(paths, backbone)[1]
+    fast = extract_embeddings(paths, backbone)[1]
     ready, backbone.compiled = backbone.compiled, backbone.with_torch
-    plain = helpers.extract_embeddings(paths, backbone)[1]
+    plain = extract_embeddings(paths, backbone)[1]
     backbone.compiled = ready
     kept = neighbours_kept(plain.numpy(), fast.numpy())
     yield row(f"  five nearest kept of {len(paths)} photos, against torch", 1, kept, "", None)
@@ -122,24 +122,24 @@ def one_way(files, backbone):
     """(vectors, seconds, MB at the most) of an extraction."""
     forget()
     before = memory("VmRSS")
-    vectors = helpers.extract_embeddings(files, backbone)[1].numpy()
+    vectors = extract_embeddings(files, backbone)[1].numpy()
     most = memory("VmHWM") - before
-    return vectors, seconds(helpers.extract_embeddings, files, backbone), most
+    return vectors, seconds(extract_embeddings, files, backbone), most
 
 
 def large_photos():
     """Photos of 12 megapixels: decoded whole, and as small as the network needs."""
-    backbone = helpers.load_backbone("efficientnet_lite1")
+    backbone = networks.load_backbone("efficientnet_lite1")
     with tempfile.TemporaryDirectory() as folder:
         files = []
-        for name in helpers.scan(IMAGES).names[:64]:
+        for name in photo_files(IMAGES)[:64]:
             files.append(Path(folder, Path(name).name).with_suffix(".jpg"))
-            photo = helpers.pil_loader(IMAGES / name)
+            photo = photos.pil_loader(IMAGES / name)
             photo.resize((3000, 4000), photos.Image.Resampling.LANCZOS).save(files[-1], quality=90)
         small, took, megabytes = one_way(files, backbone)
-        networks.pil_loader = lambda path, small: photos.pil_loader(path)
+        least, photos.SMALL = photos.SMALL, 10**6  # so that nothing is decoded small
         whole, whole_took, whole_megabytes = one_way(files, backbone)
-        networks.pil_loader = photos.pil_loader
+        photos.SMALL = least
     n = len(files)
     yield row("12 megapixels: decoded whole, decoded small", n / whole_took, n / took, "photos/s",
               whole_took / took)
@@ -152,22 +152,24 @@ def large_photos():
 # ---- queries ---------------------------------------------------------------------------------
 def made_up(vectors):
     names = [f"images/{i}.jpg" for i in range(len(vectors))]
-    return helpers.Catalogue(IMAGES, names, torch.from_numpy(vectors), [""] * len(names), {})
+    nothing = [""] * len(names)
+    return recommender.Catalogue(IMAGES, names, torch.from_numpy(vectors), nothing, nothing, {}, [])
 
 
 def queries(vectors, turns, name):
     """A query by number, and another number of factors."""
-    backbone = helpers.load_backbone("efficientnet_lite1")
-    photo = IMAGES / helpers.scan(IMAGES).names[0]
+    backbone = networks.load_backbone("efficientnet_lite1")
+    photo = IMAGES / photo_files(IMAGES)[0]
     catalogue = made_up(vectors)
-    first = seconds(lambda: helpers.nearest(0, 300, catalogue=catalogue))
+    first = seconds(lambda: recommender.nearest(0, 300, catalogue=catalogue))
     numbers, factors = itertools.count(), itertools.count(301)
-    a, b, ratio = in_turn(
+    a, b, ratio = alternating(
         lambda: article.search(photo, 300, vectors, backbone.network, backbone.preprocess),
-        lambda: helpers.nearest(next(numbers), 300, catalogue=catalogue), turns)
+        lambda: recommender.nearest(next(numbers), 300, catalogue=catalogue), turns)
     yield row(f"a query by number, {name} vectors", 1000 * a, 1000 * b, "ms", ratio)
-    a, b, ratio = in_turn(lambda: article.build_compressed_index(300, vectors),
-                          lambda: helpers.build_compressed_index(next(factors), catalogue), turns)
+    a, b, ratio = alternating(
+        lambda: article.build_compressed_index(300, vectors),
+        lambda: recommender.build_compressed_index(next(factors), catalogue), turns)
     yield row(f"another number of factors, {name} vectors", 1000 * a, 1000 * b, "ms", ratio)
     yield row(f"the first query of all, {name} vectors", 1000 * a, 1000 * first, "ms", a / first)
 
@@ -175,34 +177,31 @@ def queries(vectors, turns, name):
 def opening(turns):
     """Opening the shipped catalogue; reading its file with pickle.load and with ours."""
     def plain():
-        with open(helpers.EMB_FILENAME, "rb") as f:
+        with open(EMB_FILENAME, "rb") as f:
             pickle.load(f)
-    a, b, ratio = in_turn(plain, lambda: helpers.load_embeddings(helpers.EMB_FILENAME), 3 * turns)
+
+    def opened():
+        shipped_vectors.cache_clear()
+        recommender.open_catalogue()
+    a, b, ratio = alternating(plain, load_embeddings, 3 * turns)
     yield row("reading the shipped embeddings, by pickle.load", 1000 * a, 1000 * b, "ms", ratio)
-    took = statistics.median(seconds(helpers.open_catalogue) for _ in range(turns))
-    yield row("opening the catalogue, with labels and all checks", None, 1000 * took, "ms", None)
+    took = statistics.median(seconds(opened) for _ in range(turns))
+    yield row("opening the catalogue again, with labels and all checks", None, 1000 * took, "ms",
+              None)
 
 
-def colour(turns, n=400):
-    """A folder of photos without colour and with it: opened for the first time, and again."""
-    backbone = helpers.load_backbone("efficientnet_lite1")
-    backbone.engine(networks.MANY)  # compiled before the clock starts
-    backbone.fingerprint = "of it no vectors are shipped"
-    at_home = lookalike.home
-    with tempfile.TemporaryDirectory() as folder:
-        for name in helpers.scan(IMAGES).names[:n]:
-            shutil.copy(IMAGES / name, folder)
-
-        def opened_twice(weight):
-            with tempfile.TemporaryDirectory() as work:
-                lookalike.home = lambda: Path(work)  # an empty store
-                return [seconds(helpers.open_catalogue, folder, backbone, weight)
-                        for _ in range(2)]
-        took = [(opened_twice(0), opened_twice(0.3)) for _ in range(turns)]
-    lookalike.home = at_home
-    (a, again), (b, b_again) = np.median(took, axis=0)
-    yield row(f"{n} new photos: without colour, with colour", n / a, n / b, "photos/s", a / b)
-    yield row("  opening them again", 1000 * again, 1000 * b_again, "ms", again / b_again)
+def colour(turns):
+    """A query by the factors alone, and with colour; another weight of colour."""
+    catalogue = recommender.open_catalogue()
+    catalogue.nearest(0, 300, colour=0.5)  # the colours are read or made before the clock starts
+    numbers, weights = itertools.count(), itertools.count(1)
+    a, b, ratio = alternating(lambda: catalogue.nearest(next(numbers), 300),
+                              lambda: catalogue.nearest(next(numbers), 300, colour=0.5), turns)
+    yield row("a query right after another setting: by factors, with colour", 1000 * a, 1000 * b,
+              "ms", ratio)
+    took = statistics.median(seconds(lambda: catalogue.nearest(0, 300, colour=next(weights) / 100))
+                             for _ in range(3 * turns))
+    yield row("another weight of colour", None, 1000 * took, "ms", None)
 
 
 def solvers(vectors, turns):
@@ -212,14 +211,15 @@ def solvers(vectors, turns):
     def fit(solver, n):
         return lambda: PCA(n_components=n, svd_solver=solver, random_state=0).fit(vectors)
     for solver in ("auto", "full", "randomized", "arpack"):
-        a, b, ratio = in_turn(fit(solver, 300), fit("covariance_eigh", min(vectors.shape)), turns)
+        a, b, ratio = alternating(fit(solver, 300), fit("covariance_eigh", min(vectors.shape)),
+                                  turns)
         yield row(f"PCA fit: {solver} with 300, covariance_eigh with all", a, b, "s", ratio)
 
 
 # ---- growth ----------------------------------------------------------------------------------
 def grown(n):
     """n vectors made of the shipped ones: each again and again, with a little noise of its own."""
-    vectors = helpers.load_embeddings(helpers.EMB_FILENAME)[1].numpy()
+    vectors = load_embeddings()[1].numpy()
     rng = np.random.default_rng(0)
     many = [vectors + rng.normal(0, 0.05, vectors.shape).astype(np.float32)
             for _ in range(-(-n // len(vectors)))]
@@ -228,8 +228,8 @@ def grown(n):
 
 def one_size(what, n):
     """Run in a process of its own, so that its highest memory is its own: prints ms and MB."""
-    backbone = helpers.load_backbone("efficientnet_lite1")
-    photo = IMAGES / helpers.scan(IMAGES).names[0]
+    backbone = networks.load_backbone("efficientnet_lite1")
+    photo = IMAGES / photo_files(IMAGES)[0]
     vectors = grown(n)
     catalogue = made_up(vectors) if what == "ours" else None
     forget()
@@ -239,20 +239,20 @@ def one_size(what, n):
                                    backbone.preprocess)
         took = [seconds(search) for _ in range(2)]
     else:
-        helpers.nearest(0, 300, catalogue=catalogue)
-        took = [seconds(functools.partial(helpers.nearest, i, 300, 4, catalogue))
+        recommender.nearest(0, 300, catalogue=catalogue)
+        took = [seconds(functools.partial(recommender.nearest, i, 300, 4, catalogue))
                 for i in range(20)]
     print(json.dumps([1000 * statistics.median(took), memory("VmHWM") - before]))
 
 
 def growth(sizes):
-    """Time and memory at several sizes; draws benchmarks/growth.jpg."""
+    """Time and memory at several sizes; plots benchmarks/growth.jpg."""
     import matplotlib
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
     theirs, ours = ([in_a_process_of_its_own(who, n) for n in sizes] for who in ("article", "ours"))
     fig, axes = plt.subplots(1, 2, figsize=(8, 3.2))
-    labels = ["a query by number, ms", "memory beside the vectors, MB"]
+    labels = ["a query by number, ms", "memory besides the vectors, MB"]
     for part, (ax, label) in enumerate(zip(axes, labels)):
         ax.loglog(sizes, [t[part] for t in theirs], "o-", label="article")
         ax.loglog(sizes, [t[part] for t in ours], "o-", label="ours")
@@ -262,15 +262,15 @@ def growth(sizes):
     fig.savefig(HERE / "growth.jpg", dpi=80)
     for n, t, o in zip(sizes, theirs, ours):
         yield row(f"growth: a query by number at {n:,}", t[0], o[0], "ms", t[0] / o[0])
-        yield row(f"growth: memory beside {n:,} vectors", t[1], o[1], "MB", t[1] / max(o[1], 0.1))
+        yield row(f"growth: memory besides {n:,} vectors", t[1], o[1], "MB", t[1] / max(o[1], 0.1))
 
 
 # ---- the table -------------------------------------------------------------------------------
 def parts(quick):
     turns = 1 if quick else 5
-    vectors = helpers.load_embeddings(helpers.EMB_FILENAME)[1].numpy()
+    vectors = load_embeddings()[1].numpy()
     yield from extraction(resnet50(), turns)
-    yield from extraction(helpers.load_backbone("efficientnet_lite1"), turns)
+    yield from extraction(networks.load_backbone("efficientnet_lite1"), turns)
     yield from large_photos()
     yield from queries(vectors, turns, f"{len(vectors):,}")
     yield from opening(turns)
@@ -310,5 +310,5 @@ def main():
 
 if __name__ == "__main__":
     with contextlib.redirect_stdout(io.StringIO()):
-        IMAGES = helpers.get_images()
+        IMAGES = get_images()
     main()

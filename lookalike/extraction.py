@@ -125,7 +125,8 @@ def embed_photos(store: sqlite3.Connection, photos: dict[bytes, Path], about: di
     OSError
         The embeddings cannot be stored.
     """
-    found = _shipped() if about["fingerprint"] == SHIPPED_BY["fingerprint"] else {}
+    shipped = shipped_vectors() if about["fingerprint"] == SHIPPED_BY["fingerprint"] else {}
+    found = {photo: shipped[photo] for photo in photos if photo in shipped}
     found |= vectors_of(store, about["fingerprint"], [one for one in photos if one not in found])
     new = {photo: path for photo, path in photos.items() if photo not in found}
     if new:
@@ -133,14 +134,6 @@ def embed_photos(store: sqlite3.Connection, photos: dict[bytes, Path], about: di
         refuse_another_network(backbone, about)
         found |= _embed_new(store, new, backbone)
     return found
-
-
-def _shipped():
-    try:
-        return shipped_vectors()
-    except (OSError, ValueError) as error:
-        say(f"{error}. The photos are embedded again")
-        return {}
 
 
 def _embed_new(store, new, backbone):

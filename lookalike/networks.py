@@ -50,6 +50,7 @@ class Crop(NamedTuple):
     resample: Image.Resampling
 
     def __call__(self, photo: Image.Image) -> Image.Image:
+        """RGB image to RGB image of `size` x `size` pixels."""
         short = min(photo.size)
         whole = [int(self.resize * side / short) for side in photo.size]
         start = [round((side - self.size) / 2) for side in whole]

@@ -1,20 +1,22 @@
 """Draws garments to recommend where no photos can be downloaded.
 
-`draw_catalogue(folder)` fills a folder with 660 images of 14 categories of garments, always the same
-ones in the same order, and an `images.csv` in the layout of the real data set (image, sender_id,
-label, kids). The last 16 pictures are the 'new photos': they have no row there, so they stay out
-of the index.
+`draw_catalogue(folder)` fills a folder with 660 images of 14 categories of garments, always the
+same ones in the same order, and an `images.csv` in the layout of the real data set (image,
+sender_id, label, kids). The last 16 images are the 'new photos': they have no row in the table.
 
-CATEGORIES holds the right half of each garment, its outline and its seams; what is drawn on the right is
-drawn on the left as well, mirrored. A line is a string of points, "x,y x,y", in pixels from the
-picture's middle, y downwards, as in SVG.
+CATEGORIES holds the right half of each garment, its outline and its seams; the left half is drawn
+mirrored. A line is a string of points, "x,y x,y", in pixels from the image's middle, y downwards,
+as in SVG.
 """
 import csv
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
+
+from lookalike.common import AnyPath
 
 WIDTH, HEIGHT = 300, 400
 Y, X = np.mgrid[-HEIGHT // 2:HEIGHT // 2, -WIDTH // 2:WIDTH // 2].astype(np.float32)
@@ -64,8 +66,9 @@ CATEGORIES = {  # label: how much the width, the length and the flare vary; the 
             "50,-45 46,-128 0,-128", "48,-45 44,-126 0,-126")}
 
 
-def rounded(line):
-    """Chaikin's corner cutting, twice: a corner becomes two points on its sides, the ends stay
+def _rounded(line):
+    """Cut corners twice, as Chaikin does: a corner becomes two points, the ends stay.
+
     (Computer Graphics and Image Processing 3, 1974, 346-349).
     """
     p = np.array([point.split(",") for point in line.split()], float)
@@ -75,22 +78,22 @@ def rounded(line):
     return p
 
 
-def picture_of(bands):
+def _picture_of(bands):
     """An RGB picture of three bands of numbers; those outside 0 to 255 are cut off."""
     return Image.merge("RGB", [Image.fromarray(b) for b in bands.clip(0, 255).astype(np.uint8)])
 
 
-def cloth(rng, colour, pattern, tilt):
+def _cloth(rng, colour, pattern, tilt):
     """A picture full of that colour and pattern, turned by `tilt`, with soft folds."""
     x, y = X * math.cos(tilt) + Y * math.sin(tilt), Y * math.cos(tilt) - X * math.sin(tilt)
     second, step = rng.choice(COLOURS)[:, None, None], rng.uniform(2, 5.5)
     shows = np.float32(0.85) * pattern(np.sin(x / step), np.sin(y / step))
     folds = (np.sin(x / rng.uniform(14, 30) + y / rng.uniform(45, 200))
              + np.sin(x / rng.uniform(30, 60) + rng.uniform(0, 6)))
-    return picture_of((colour + shows * (second - colour)) * (1 + 0.045 * folds))
+    return _picture_of((colour + shows * (second - colour)) * (1 + 0.045 * folds))
 
 
-def backdrop(rng, sender):
+def _backdrop(rng, sender):
     """What the garment lies on: one colour a sender, with a soft gradient and a little grain."""
     person = np.random.default_rng(1000 + sender)
     colour = BACKDROPS[sender % len(BACKDROPS)] + person.uniform(-12, 12, 3)
@@ -99,10 +102,10 @@ def backdrop(rng, sender):
     light += 0.012 * rng.standard_normal(X.shape, np.float32)
     if sender % 4 == 3:
         light *= 0.93 + 0.07 * (Y % 80 > 2)  # floorboards
-    return picture_of(np.float32(colour)[:, None, None] * light)
+    return _picture_of(np.float32(colour)[:, None, None] * light)
 
 
-def draw_garment(category, sender, rng):
+def _draw_garment(category, sender, rng):
     """One image of a garment of that category, as that sender would have photographed it.
 
     Its lines are drawn at twice the size; halving it afterwards smooths them.
@@ -114,7 +117,7 @@ def draw_garment(category, sender, rng):
     turn *= rng.uniform(0.84, 0.98)
     body, lines = (Image.new("L", (2 * WIDTH, 2 * HEIGHT)) for _ in range(2))
     for line in [outline, *seams]:
-        x, y = rounded(line).T
+        x, y = _rounded(line).T
         for side in (1, -1):
             points = np.stack([side * x * (1 + wide + flare * y / 100), y * (1 + long)], axis=1)
             points = (2 * (points @ turn + middle)).ravel().tolist()
@@ -128,17 +131,18 @@ def draw_garment(category, sender, rng):
     shade = colour + 46 if colour.sum() < 240 else colour * 0.72
     pattern = PATTERNS[0 if category in ("Hat", "Shoes", "Bag") else rng.integers(len(PATTERNS))]
     shadow = ImageChops.offset(body, 5, 7).filter(ImageFilter.BoxBlur(5)).point(lambda v: v * 0.4)
-    picture, light = backdrop(rng, sender), rng.uniform(0.86, 1.06)
+    picture, light = _backdrop(rng, sender), rng.uniform(0.86, 1.06)
     picture.paste((60, 56, 52), mask=shadow)
-    picture.paste(cloth(rng, np.float32(colour)[:, None, None], pattern, tilt), mask=body)
+    picture.paste(_cloth(rng, np.float32(colour)[:, None, None], pattern, tilt), mask=body)
     picture.paste(tuple(shade.astype(int).tolist()), mask=lines)
     return picture.point(lambda v: v * light)
 
 
-def draw_catalogue(folder, per_category=46, new=16, progress=iter):
-    """Draw `14 * per_category` labelled pictures and `new` unlabelled ones into `folder`; return it.
+def draw_catalogue(folder: AnyPath, per_category: int = 46, new: int = 16,
+                   progress: Callable = iter) -> Path:
+    """Draw `14 * per_category` labelled images and `new` unlabelled ones into `folder`; return it.
 
-    `images.csv` is written last. `progress` wraps the list of pictures to draw (`tqdm`, say).
+    `images.csv` is written last. `progress` wraps the list of images to draw, for example `tqdm`.
     """
     folder, categories, rows = Path(folder), list(CATEGORIES), []
     folder.mkdir(parents=True, exist_ok=True)
@@ -147,11 +151,12 @@ def draw_catalogue(folder, per_category=46, new=16, progress=iter):
     unlabelled = [categories[(i + 6) % len(categories)] for i in range(new)]
     for i, category in enumerate(progress(labelled + unlabelled)):
         sender = int(np.random.default_rng([i, 7]).integers(SENDERS))
-        picture = draw_garment(category, sender, np.random.default_rng(i))
+        picture = _draw_garment(category, sender, np.random.default_rng(i))
         if i % 29 == 5:
             picture = picture.convert("L")  # the article: 'some images are not in RGB format'
         is_new = i >= len(labelled)
-        name = f"new-{i - len(labelled):02d}" if is_new else f"{category.lower()}-{i // len(categories):02d}"
+        number = i - len(labelled) if is_new else i // len(categories)
+        name = f"{'new' if is_new else category.lower()}-{number:02d}"
         picture.save(folder / f"{name}.jpg", quality=88)
         if not is_new:
             rows.append([name, sender, category, False])

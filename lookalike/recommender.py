@@ -24,7 +24,7 @@ from lookalike.folders import photo_files, read_table, values_of
 from lookalike.networks import Backbone, load_backbone, refuse_another_network
 from lookalike.photos import BadPhoto, pil_loader
 from lookalike.query import Found, Query, find, whole
-from lookalike.shipped import SHIPPED_BY
+from lookalike.shipped import SHIPPED_BY, shipped_vectors
 from lookalike.store import network_of, open_store, photos_of, remember_network
 from lookalike.vectors import as_weight, concatenate, group_numbers, is_missing
 
@@ -118,15 +118,16 @@ class Catalogue:
             return colours_of(store, {photo: self.images / name for photo, name in
                                       zip(self.photos, self.img_names)})
 
-    def vectors(self, n_features: int, colour: float = 0) -> np.ndarray:
+    def vectors(self, n_features: int, colour: float = 0, rows: Any = slice(None)) -> np.ndarray:
         """What the index searches: (N, n_features) factors, with colour (N, n_features + 27).
 
         With a weight of colour above 0, the factors are scaled to length 1 and concatenated with
         the colours' 27 numbers, times the weight. So any weight above 0 also means length 1, and
-        distances at different weights cannot be compared.
+        distances at different weights cannot be compared. `rows` picks photos by their numbers.
         """
-        factors = self.compressed[:, :n_features]
-        return concatenate((factors, 1), (self.colours, colour)) if as_weight(colour) else factors
+        factors = self.compressed[rows, :n_features]
+        return concatenate((factors, 1), (self.colours[rows], colour)) if as_weight(colour) \
+            else factors
 
     def index(self, n_features: int, colour: float = 0) -> list:
         """[pca, index_compressed], see `build_compressed_index`; the most recent one is cached."""
@@ -152,7 +153,7 @@ class Catalogue:
         """Make the vector that the index is searched with, (1, d): the mean over the photos."""
         outside = [one for one in query if isinstance(one, Image.Image)]
         numbers = [one for one in query if not isinstance(one, Image.Image)]
-        parts = [self.vectors(factors, colour)[numbers]]
+        parts = [self.vectors(factors, colour, numbers)] if numbers else []
         if outside:
             embeddings = self.backbone.embed(outside).numpy()
             made = self.index(factors, colour)[0].transform(embeddings)
@@ -253,6 +254,7 @@ def open_catalogue(images: AnyPath | None = None, backbone: Backbone | str | Non
     folder = get_images() if images is None else own_folder(images)
     with open_store() as store:
         photos, faults = photos_of(store, folder, photo_files(folder))
+        _refuse_none(folder, photos, faults)
         table = read_table(folder, photos)
         paths, new, by_label = _arrange(folder, photos, table, labels)
         about = backbone.about if backbone else network_of(store, folder) or SHIPPED_BY
@@ -265,9 +267,7 @@ def open_catalogue(images: AnyPath | None = None, backbone: Backbone | str | Non
         reasons = [f"{name}: {why}" for name, why in skipped.items()]
         say(f"Left out, {len(skipped):,} photos: {listed(reasons, 3)}; catalogue.skipped has all")
     names = [name for name in paths if name not in skipped]
-    if not names:
-        raise BadPhoto(folder, f"none of its {len(skipped):,} photos can be used. The first: "
-                       f"{next(iter(skipped.values()))}")
+    _refuse_none(folder, names, skipped)
     vectors = np.frombuffer(b"".join(found[photos[name]] for name in names), "<f4")
     paths = {name: paths[name] for name in names}
     by_group = values_of(groups, "groups", photos, table) if groups is not None else {}
@@ -278,10 +278,27 @@ def open_catalogue(images: AnyPath | None = None, backbone: Backbone | str | Non
         {path: name for name in names for path in paths[name][1:]}, new, skipped, table)
     if backbone:
         catalogue.backbone = backbone
+    if images is None:
+        _say_if_not_the_tutorials(catalogue)
     if images is None and backbone is None:
         opened[:] = [catalogue]
     say(repr(catalogue))
     return catalogue
+
+
+def _refuse_none(folder, usable, reasons):
+    if not usable:
+        reason = next(iter(reasons.values()))
+        reason = in_words(reason) if isinstance(reason, Exception) else reason
+        raise BadPhoto(folder, f"none of its {len(reasons):,} photos can be used. The reason for "
+                       f"the first: {reason}")
+
+
+def _say_if_not_the_tutorials(catalogue):
+    known = shipped_vectors().keys() & {*catalogue.photos}
+    if catalogue.images.name != "drawn_images" and 2 * len(known) < len(catalogue.photos):
+        say_once(f"The lessons are about the tutorial's photos; {catalogue.images.name}/ holds "
+                 "others. For your own photos, open your_own_photos.ipynb", catalogue.images)
 
 
 def _arrange(folder, photos, table, labels):

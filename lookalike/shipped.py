@@ -1,4 +1,5 @@
 """The shipped embeddings: a pickle that the article's two lines read."""
+import functools
 import hashlib
 import io
 import json
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from lookalike.common import HERE, AnyPath, shown
+from lookalike.common import HERE, AnyPath, say, shown
 
 EMB_FILENAME = HERE / "fashion_images_embs.pickle"
 EMB_SHA256 = "8e8e92164093fb61e4f18229cd46dd8e4b67c44e16763033d06943a329fe7f1f"
@@ -25,9 +26,17 @@ def load_embeddings(emb_filename: AnyPath = EMB_FILENAME) -> tuple[list[str], to
     return pickle.load(_shipped_file(emb_filename))
 
 
+@functools.cache
 def shipped_vectors() -> dict[bytes, bytes]:
-    """Read {SHA-256 of a photo: the bytes of its vector, float32} from the shipped file."""
-    file = _shipped_file(EMB_FILENAME)
+    """Read {SHA-256 of a photo: the bytes of its vector, float32} from the shipped file.
+
+    A file that is missing or damaged is reported, and then its photos are embedded like any other.
+    """
+    try:
+        file = _shipped_file(EMB_FILENAME)
+    except (OSError, ValueError) as error:
+        say(f"{error}. The photos are embedded again")
+        return {}
     _, vectors = pickle.load(file)
     photos = json.loads(file.read())["photos"]  # a line of JSON follows the pickle
     return {bytes.fromhex(photo): vector.tobytes()

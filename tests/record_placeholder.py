@@ -1,8 +1,8 @@
-"""Write stand_in_outputs.json: what the tagged cells print on the drawn stand-in catalogue.
+"""Write placeholder_outputs.json: what the tagged cells print on the drawn garments.
 
-Run it where no photos can be had and requirements-scale.txt is installed, after a change to the
-notebooks, and read the difference before you commit it:
-    python tests/record_stand_in.py
+Run it where no photos can be downloaded and requirements-scale.txt is installed, after a change to
+the notebooks, and read the difference before you commit it:
+    python tests/record_placeholder.py
 """
 import json
 import sys
@@ -15,13 +15,13 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 from notebook_checks import printed, smaller  # noqa: E402
 
-import helpers  # noqa: E402
+from lookalike.folders import get_images  # noqa: E402
 
-if helpers.get_images().name != "drawn_images":
-    sys.exit("This records the stand-in, and here are real photos: unset FASHION_IMAGES, move "
-             "images/ away, go offline.")
+if get_images().name != "drawn_images":
+    sys.exit("This records the drawn garments, but there are real photos here: unset "
+             "FASHION_IMAGES, move images/ away and go offline.")
 recorded = {}
-for path in sorted((HERE.parent / "notebooks").glob("*.ipynb")):
+for path in sorted((HERE.parent / "notebooks").glob("0*.ipynb")):
     notebook = nbformat.read(path, 4)
     for cell in notebook.cells:
         cell.source = smaller(cell.source)
@@ -30,6 +30,6 @@ for path in sorted((HERE.parent / "notebooks").glob("*.ipynb")):
     recorded[path.name] = {
         i: [nbformat.v4.new_output("stream", name="stdout", text=printed(cell.outputs))]
         for i, cell in enumerate(cells) if "nbval-check-output" in cell.metadata.get("tags", [])}
-(HERE / "stand_in_outputs.json").write_text(
+(HERE / "placeholder_outputs.json").write_text(
     json.dumps(recorded, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 print("recorded", sum(map(len, recorded.values())), "cells of", len(recorded), "notebooks")

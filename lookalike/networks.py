@@ -312,10 +312,9 @@ def _on_accelerator(backbone):
 
     Source: github.com/pytorch/pytorch/issues/197805.
     """
-    engine = _with_torch(_FromBytes(backbone), torch.accelerator.current_accelerator(), ON_A_CARD)
+    card = _with_torch(_FromBytes(backbone), torch.accelerator.current_accelerator(), ON_A_CARD)
     one_thread = ThreadPoolExecutor(1)
-    engine = engine._replace(compute=lambda photos: one_thread.submit(
-        engine.compute, photos).result())
+    engine = card._replace(compute=lambda photos: one_thread.submit(card.compute, photos).result())
     _check(engine, backbone)
     return engine
 

@@ -328,12 +328,12 @@ def _with_openvino(backbone):
     core, cores = openvino.Core(), cpu_count()
     bfloat16 = backbone.name == "resnet50" and "BF16" in core.get_property(
         "CPU", "OPTIMIZATION_CAPABILITIES")
-    own = threading.local()  # each worker has a request of its own
 
     def _compiled(model):
         network = core.compile_model(model, "CPU", {
             "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32", "NUM_STREAMS": cores,
             "PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_NUM_THREADS": cores})
+        own = threading.local()  # each worker has a request of its own
 
         def compute(photos):
             if not hasattr(own, "request"):

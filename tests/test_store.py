@@ -339,8 +339,8 @@ def change(database, sql):
     (f"UPDATE vectors SET vector = CAST(x'{'0000c07f' * 48}' AS BLOB)", 12),
     ("UPDATE vectors SET vector = 'Pillow 11.0, pillow-heif 1.0: damaged'", 12),
     # each photo has another one's
-    ("CREATE TABLE b AS SELECT *, row_number() OVER (ORDER BY photo) AS n FROM vectors WHERE "
-     "network = 'tiny'; UPDATE vectors SET vector = (SELECT b.vector FROM b WHERE b.n = 1 + (SELECT "
+    ("CREATE TABLE b AS SELECT *, row_number() OVER (ORDER BY photo) n FROM vectors WHERE "
+     "network = 'tiny'; UPDATE vectors SET vector = (SELECT vector FROM b WHERE b.n = 1 + (SELECT "
      "n % 12 FROM b WHERE b.photo = vectors.photo)) WHERE network = 'tiny'; DROP TABLE b", 12)],
     ids=["NULL", "text", "number", "short and long", "earlier version's", "NaN", "reasons",
          "swapped"])

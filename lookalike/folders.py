@@ -96,7 +96,7 @@ def _drawn(error):
     reason = getattr(error, "reason", error)  # what urllib wraps
     cure = ("Run this again with an internet connection, or set FASHION_IMAGES to a copy of the "
             "photos")
-    if isinstance(reason, ssl.SSLError):
+    if isinstance(reason, ssl.SSLCertVerificationError):
         cure = ("Your Python does not trust the server's certificate. On a Mac with Python from "
                 "python.org, run 'Install Certificates.command' in its folder. Behind a company's "
                 "proxy, set SSL_CERT_FILE to the file with its certificate")
@@ -282,6 +282,8 @@ def _rows(table, key, label):
         if len({*reader.fieldnames}) < len(reader.fieldnames):
             raise csv.Error("two columns have the same name")
         line = reader.line_num + 1
+        if not {key, label} <= {*reader.fieldnames}:
+            return reader.fieldnames, {}
         for row in reader:
             _add(row, rows, key, label)
             if None in row and table.name == "images.csv":  # styles.csv has commas in its last
@@ -317,7 +319,9 @@ def match(rows: dict[str, Any], photos: dict[str, bytes], what: str = "", folder
     A row that fits several photos gives none of them its value. Rows that fit none or several are
     counted in a line that begins with `what`.
     """
-    fits = {name: next((key for key in _keys(name) if key in rows), None) for name in photos}
+    called = Path(folder).name or "images"
+    fits = {name: next((key for key in _keys(name, called) if key in rows), None)
+            for name in photos}
     photos_of = collections.defaultdict(set)
     for name, key in fits.items():
         photos_of[key].add(photos[name])
@@ -339,11 +343,12 @@ def _plain(text):
     return text.removeprefix("./")
 
 
-def _keys(name):
-    """What a table may call a photo: by its path, and by its file alone."""
+def _keys(name, folder):
+    """What a table may call a photo: by its path, by its file alone, and from the folder above."""
     path = _plain(name)
     file = path.rpartition("/")[2]
-    return path, os.path.splitext(path)[0], file, os.path.splitext(file)[0], f"images/{path}"
+    return (path, os.path.splitext(path)[0], file, os.path.splitext(file)[0],
+            _plain(f"{folder}/{path}"))
 
 
 def values_of(given: str | dict | Callable, what: str, photos: dict[str, bytes], table: Table

@@ -21,7 +21,7 @@ def test_concatenation_adds_the_distances_by_their_weights():
     expected = ((unit_a[0] - unit_a[1]) ** 2).sum() + 0.09 * ((unit_b[0] - unit_b[1]) ** 2).sum()
     assert both.dtype == np.float32 and both.shape == (2, 8)
     assert ((both[0] - both[1]) ** 2).sum() == pytest.approx(float(expected), rel=1e-4)
-    assert not concatenate((np.zeros((1, 3)), 1), (torch.zeros(1, 2, dtype=torch.bfloat16), 2)).any()
+    assert not concatenate((np.zeros((1, 3)), 1), (torch.zeros(1, 2).bfloat16(), 2)).any()
 
 
 @pytest.mark.parametrize("weight", [-0.1, 101, "much", None, True, NAN, 10**400])
@@ -41,7 +41,7 @@ def test_neighbours_are_of_other_groups():
     vectors = np.float32([[0], [1], [2], [4], [8], [16]])
     assert nearest_of_each(vectors, 2, ["a", "a", "b", "b", "", None]).tolist() == [
         [2, 3], [2, 3], [1, 0], [1, 0], [3, 2], [4, 3]]
-    assert nearest_of_each(vectors, 5, [1, 1, 1, 2, NAN, NAN]).shape == (6, 3), "as many as all have"
+    assert nearest_of_each(vectors, 5, [1, 1, 1, 2, NAN, NAN]).shape == (6, 3), "all have three"
     assert nearest_of_each(vectors, 1, [NAN] * 6).tolist() == nearest_of_each(vectors, 1).tolist()
     with pytest.raises(ValueError, match="all photos are in one group"):
         nearest_of_each(vectors, 5, ["a"] * 6)

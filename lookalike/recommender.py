@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from lookalike.colour import colour_histogram
-from lookalike.common import AnyPath, listed, say, say_once, shown
+from lookalike.common import AnyPath, listed, readable, say, say_once, shown
 from lookalike.extraction import colours_of, embed_photos, in_words
 from lookalike.folders import NO_TABLE, Table, get_images, labels_by_folder, own_folder
 from lookalike.folders import photo_files, read_table, values_of
@@ -41,7 +41,7 @@ class Neighbour(NamedTuple):
     def __repr__(self):
         distance = f"{self.distance:#.3g}".rstrip(".") if 5e-4 < self.distance < 1e3 else \
             f"{abs(self.distance):.0f}"
-        return " ".join([str(self.index), *self.label.split(), distance])
+        return readable(" ".join([str(self.index), *self.label.split(), distance]))
 
 
 @dataclass(eq=False)

@@ -37,8 +37,10 @@ def concatenate(*parts: tuple[Any, float]) -> np.ndarray:
 
 # ---- nearest neighbours ----------------------------------------------------------------------
 def is_missing(value: Any) -> bool:
-    """Whether a label or group is none: None, NaN or an empty text."""
-    return value is None or value != value or (isinstance(value, str) and not value.strip())
+    """Whether a label or group is none: None, NaN, pandas' NA or an empty text."""
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or f"{value}" in ("nan", "NaT", "<NA>")  # NA compares with nothing
 
 
 def group_numbers(groups: Sequence[Hashable]) -> np.ndarray:

@@ -42,7 +42,8 @@ def test_neighbours_are_of_other_groups():
     assert nearest_of_each(vectors, 2, ["a", "a", "b", "b", "", None]).tolist() == [
         [2, 3], [2, 3], [1, 0], [1, 0], [3, 2], [4, 3]]
     assert nearest_of_each(vectors, 5, [1, 1, 1, 2, NAN, NAN]).shape == (6, 3), "all have three"
-    assert nearest_of_each(vectors, 1, [NAN] * 6).tolist() == nearest_of_each(vectors, 1).tolist()
+    assert nearest_of_each(vectors, 1, [NAN, np.datetime64("NaT")] * 3).tolist() == \
+        nearest_of_each(vectors, 1).tolist()
     with pytest.raises(ValueError, match="all photos are in one group"):
         nearest_of_each(vectors, 5, ["a"] * 6)
 

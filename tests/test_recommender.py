@@ -115,15 +115,6 @@ def test_groups_are_taken_as_they_are(home, tiny, groups, expected):
     assert open_catalogue(mine, tiny, groups=groups).groups == expected
 
 
-@pytest.mark.parametrize("values, words", [
-    ({"labels": "kids"}, "labels='kids', but there is no table images.csv"),
-    ({"groups": {"x": 1}}, "groups gives none of the photos a value"),
-    ({"labels": lambda name: None}, "labels gives none of the photos a value")])
-def test_values_that_fit_nothing(home, tiny, values, words):
-    with pytest.raises(ValueError, match=words):
-        open_catalogue(put(home / "mine", "a.png"), tiny, **values)
-
-
 def test_a_neighbour_is_of_another_group_and_of_a_group_of_its_own():
     catalogue = on_a_line(0., 1, 2, 4, 8, 16, 32, groups=["a", "a", "b", "b", "", None, "c"])
     assert numbers(nearest(0, 2, 4, catalogue)) == [2, 4, 5, 6]

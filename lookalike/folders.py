@@ -13,7 +13,7 @@ import ssl
 import tempfile
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -376,6 +376,9 @@ def values_of(given: str | dict | Callable, what: str, photos: dict[str, bytes],
     if not values:
         raise ValueError(f"{what} gives none of the photos a value: a photo's name is its path in "
                          f"the folder, for example {next(iter(photos))!r}")
+    several = [value for value in values.values() if not isinstance(value, Hashable)]
+    if several:
+        raise TypeError(f"{what} gives {shown(several[0])} for a photo: give one text or number")
     return values
 
 

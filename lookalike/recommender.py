@@ -253,24 +253,23 @@ def open_catalogue(images: AnyPath | None = None, backbone: Backbone | str | Non
     folder = get_images() if images is None else own_folder(images)
     with open_store() as store:
         photos, faults = photos_of(store, folder, photo_files(folder))
+        skipped = {name: in_words(error) for name, error in faults.items()}
+        _refuse_if_none(photos, folder, skipped)
         table = read_table(folder, photos)
         paths, new, by_label = _arrange(folder, photos, table, labels)
+        by_group = values_of(groups, "groups", photos, table) if groups is not None else {}
         about = backbone.about if backbone else network_of(store, folder) or SHIPPED_BY
         found = embed_photos(store, {photos[name]: folder / name for name in paths}, about,
                              backbone)
         remember_network(store, folder, about)
-    skipped = {name: in_words(error) for name, error in faults.items()}
     skipped |= {name: found[photos[name]] for name in paths if isinstance(found[photos[name]], str)}
     if skipped:
         reasons = [f"{name}: {why}" for name, why in skipped.items()]
         say(f"Left out, {len(skipped):,} photos: {listed(reasons, 3)}; catalogue.skipped has all")
     names = [name for name in paths if name not in skipped]
-    if not names:
-        raise BadPhoto(folder, f"none of its {len(skipped):,} photos can be used. The first: "
-                       f"{next(iter(skipped.values()))}")
+    _refuse_if_none(names, folder, skipped)
     vectors = np.frombuffer(b"".join(found[photos[name]] for name in names), "<f4")
     paths = {name: paths[name] for name in names}
-    by_group = values_of(groups, "groups", photos, table) if groups is not None else {}
     catalogue = Catalogue(
         folder, names, torch.tensor(vectors.reshape(len(names), -1)),
         [str(label) for label in _one_each(by_label, paths, "labels")],
@@ -284,6 +283,12 @@ def open_catalogue(images: AnyPath | None = None, backbone: Backbone | str | Non
         opened[:] = [catalogue]
     say(repr(catalogue))
     return catalogue
+
+
+def _refuse_if_none(photos, folder, skipped):
+    if not photos:
+        raise BadPhoto(folder, f"none of its {len(skipped):,} photos can be used. The first: "
+                       f"{next(iter(skipped.values()))}")
 
 
 def _say_if_not_the_tutorials(catalogue):

@@ -238,6 +238,7 @@ PHOTOS = {name: name.encode() for name in ("sub/A.jpg", "b.png", "c.jpg")}
     ("sender_id", ValueError, "groups='sender_id', but there is no table images.csv"),
     ({"d.jpg": 1}, ValueError, "groups gives none of the photos a value.*for example 'sub/A.jpg'"),
     (lambda name: None, ValueError, "none of the photos"), ({}, ValueError, "none of the photos"),
+    (lambda name: name.split("."), TypeError, "groups gives .'sub/A', 'jpg'. for a photo"),
     (5, TypeError, "groups is 5: pass a column's name, a dict .* or a function")])
 def test_values_that_fit_nothing(given, error, words):
     with pytest.raises(error, match=words):

@@ -31,7 +31,8 @@ def test_no_module_of_the_library_draws(path):
     imports = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
                if isinstance(node, ast.Import | ast.ImportFrom)]
     names = [getattr(node, "module", None) or one.name for node in imports for one in node.names]
-    assert not {name.split(".")[0] for name in names} & {"matplotlib", "IPython", "ipywidgets", "helpers"}
+    assert not {name.split(".")[0] for name in names} & {"matplotlib", "IPython", "ipywidgets",
+                                                         "helpers"}
 
 
 def test_all_that_is_public_is_named():

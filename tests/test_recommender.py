@@ -169,6 +169,11 @@ def test_photos_that_cannot_be_used_are_counted(home, tiny, capsys):
     (mine / "a.png").unlink()
     with pytest.raises(BadPhoto, match="none of its 60 photos can be used. The first: not a rea"):
         open_catalogue(mine, tiny)
+    (home / "links").mkdir()
+    (home / "links" / "a.jpg").symlink_to("/no/such")
+    (home / "links" / "images.csv").write_text("image,label\na,Hat\n")
+    with pytest.raises(BadPhoto, match="none of its 1 photos can be used. The first: No such"):
+        open_catalogue(home / "links", tiny)
 
 
 def test_only_the_tutorials_catalogue_is_the_default(catalogue, photos, home, backbone):

@@ -23,6 +23,7 @@ from PIL import Image
 
 from lookalike import common, recommender
 from lookalike.common import AnyPath, say, shown
+from lookalike.export import save_recommendations
 from lookalike.extraction import extract_embeddings
 from lookalike.networks import load_backbone
 from lookalike.photos import BadPhoto, photo_hash, pil_loader
@@ -33,7 +34,7 @@ from lookalike.shipped import load_embeddings
 
 __all__ = [
     "open_catalogue", "nearest", "build_compressed_index", "load_backbone", "extract_embeddings",
-    "load_embeddings", "pil_loader",
+    "load_embeddings", "pil_loader", "save_recommendations",
     "search", "compare", "main_image", "similar_images", "gallery", "walk", "expects_number"]
 
 # for names and labels that matplotlib's own font cannot write; those that are installed are used

@@ -235,10 +235,11 @@ class Table(NamedTuple):
 NO_TABLE = Table("", "", {})
 
 
-def read_table(images: Path, photos: dict[str, bytes]) -> Table:
+def read_table(images: Path, photos: dict[str, bytes], of_the_tutorial: bool = False) -> Table:
     """Read images.csv (image, label) or styles.csv (id, articleType), in the folder or above it.
 
-    `photos` are the folder's photos, {name: SHA-256}. Raises ValueError for a table of these
+    `photos` are the folder's photos, {name: SHA-256}. Of the tutorial's table, whose five rows
+    without a photo are known, we print nothing. Raises ValueError for a table of these
     photos that cannot be read. Another table is passed over, with a line that says why.
     """
     for path, called, its_own in _tables(images):
@@ -255,7 +256,7 @@ def read_table(images: Path, photos: dict[str, bytes]) -> Table:
             say_once(f"Not a table of labels: {called} has no columns {key!r} and {label!r}",
                      images)
             continue
-        found = match(rows, photos, f"{called}: ", images)
+        found = match(rows, photos, "" if of_the_tutorial else f"{called}: ", images)
         if found:
             return Table(called, label, {column: {name: row[column] for name, row in found.items()}
                                          for column in head if column != key})
@@ -317,7 +318,7 @@ def match(rows: dict[str, Any], photos: dict[str, bytes], what: str = "", folder
     """Find each photo's value in `rows`, by its path, file name, or either without extension.
 
     A row that fits several photos gives none of them its value. Rows that fit none or several are
-    counted in a line that begins with `what`.
+    counted in a line that begins with `what`, if that is given.
     """
     called = Path(folder).name or "images"
     fits = {name: next((key for key in _keys(name, called) if key in rows), None)
@@ -327,10 +328,10 @@ def match(rows: dict[str, Any], photos: dict[str, bytes], what: str = "", folder
         photos_of[key].add(photos[name])
     unclear = [key for key, several in photos_of.items() if key is not None and len(several) > 1]
     unused = [key for key in rows if key not in photos_of]
-    if unclear:
+    if unclear and what:
         say_once(f"{what}{len(unclear):,} rows fit several photos each, so we use none of them. "
                  f"The first is {shown(unclear[0])}: write paths, with file extensions", folder)
-    if unused:
+    if unused and what:
         say_once(f"{what}{len(unused):,} rows fit no photo. The first is {shown(unused[0])}; the "
                  f"first photo is {shown(next(iter(photos)))}", folder)
     return {name: rows[key] for name, key in fits.items()

@@ -152,10 +152,10 @@ class Catalogue:
         """Make the vector that the index is searched with, (1, d): the mean over the photos."""
         outside = [one for one in query if isinstance(one, Image.Image)]
         numbers = [one for one in query if not isinstance(one, Image.Image)]
-        parts = [self.vectors(factors, colour)[numbers]]
+        pca, index_compressed = self.index(factors, colour)
+        parts = [index_compressed.reconstruct_batch(numbers)] if numbers else []
         if outside:
-            embeddings = self.backbone.embed(outside).numpy()
-            made = self.index(factors, colour)[0].transform(embeddings)
+            made = pca.transform(self.backbone.embed(outside).numpy())
             hues = [colour_histogram(photo) for photo in outside] if colour else []
             parts.append(concatenate((made, 1), (np.stack(hues), colour)) if colour else made)
         return np.concatenate(parts).mean(axis=0, keepdims=True, dtype=np.float32)
@@ -253,21 +253,21 @@ def open_catalogue(images: AnyPath | None = None, backbone: Backbone | str | Non
     folder = get_images() if images is None else own_folder(images)
     with open_store() as store:
         photos, faults = photos_of(store, folder, photo_files(folder))
-        skipped = {name: in_words(error) for name, error in faults.items()}
-        _refuse_if_none(photos, folder, skipped)
-        table = read_table(folder, photos)
+        _refuse_none(folder, photos, faults)
+        table = read_table(folder, photos, of_the_tutorial=images is None)
         paths, new, by_label = _arrange(folder, photos, table, labels)
         by_group = values_of(groups, "groups", photos, table) if groups is not None else {}
         about = backbone.about if backbone else network_of(store, folder) or SHIPPED_BY
         found = embed_photos(store, {photos[name]: folder / name for name in paths}, about,
                              backbone)
         remember_network(store, folder, about)
+    skipped = {name: in_words(error) for name, error in faults.items()}
     skipped |= {name: found[photos[name]] for name in paths if isinstance(found[photos[name]], str)}
     if skipped:
         reasons = [f"{name}: {why}" for name, why in skipped.items()]
         say(f"Left out, {len(skipped):,} photos: {listed(reasons, 3)}; catalogue.skipped has all")
     names = [name for name in paths if name not in skipped]
-    _refuse_if_none(names, folder, skipped)
+    _refuse_none(folder, names, skipped)
     vectors = np.frombuffer(b"".join(found[photos[name]] for name in names), "<f4")
     paths = {name: paths[name] for name in names}
     catalogue = Catalogue(
@@ -285,10 +285,12 @@ def open_catalogue(images: AnyPath | None = None, backbone: Backbone | str | Non
     return catalogue
 
 
-def _refuse_if_none(photos, folder, skipped):
-    if not photos:
-        raise BadPhoto(folder, f"none of its {len(skipped):,} photos can be used. The first: "
-                       f"{next(iter(skipped.values()))}")
+def _refuse_none(folder, usable, reasons):
+    if not usable:
+        reason = next(iter(reasons.values()))
+        reason = in_words(reason) if isinstance(reason, Exception) else reason
+        raise BadPhoto(folder, f"none of its {len(reasons):,} photos can be used. The reason for "
+                       f"the first: {reason}")
 
 
 def _say_if_not_the_tutorials(catalogue):

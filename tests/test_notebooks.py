@@ -1,7 +1,5 @@
-"""The notebooks beside nbval's run of every cell: their checks, exercises, bodies, other photos."""
-import os
+"""The notebooks besides nbval's run of every cell: checks, what is saved, the article's blocks."""
 import re
-import shutil
 import sys
 
 import matplotlib.pyplot as plt
@@ -12,12 +10,11 @@ import torch
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from notebook_checks import alike, answered
-from sklearn.decomposition import PCA
 from tqdm import tqdm
 
 import helpers
-import lookalike
-from lookalike import HERE, folders
+from lookalike import folders
+from lookalike.common import HERE
 
 NOTEBOOKS = sorted((HERE / "notebooks").glob("*.ipynb"))
 
@@ -49,163 +46,123 @@ def test_a_saved_notebook_shows_what_it_computes(path):
     assert [cell.execution_count for cell in cells] == [*range(1, len(cells) + 1)]
     text = path.read_text(encoding="utf-8")
     assert '"output_type": "error"' not in text and "mathdefault" not in text
-    assert not re.search(r'"(/home|/root|/tmp|/mnt|C:\\)', text)
-    assert "widget-view+json" not in text, "saved without widgets: a picture stands below each"
+    assert not re.search(r'"(/home|/root|/tmp|/mnt|/work|C:\\)', text)
+    assert "widget-view+json" not in text, "saved without widgets: a picture is below each"
 
 
-# ---- the body that a notebook shows and the helper's give the same ---------------------------
+# ---- the article's blocks --------------------------------------------------------------------
+ARTICLE = ["def pil_loader(", "model.eval()", "preprocess = ", "use_precomputed_embeddings = ",
+           "if use_precomputed_embeddings:", "pickle.load(fIn)", "else:", "in tqdm(",
+           "preprocess(pil_loader(", "pickle.dump(", "def build_compressed_index(n_features)",
+           "pca = PCA(n_components=n_features", "pca.fit(img_emb_tensors)",
+           "compressed_features = pca.transform(img_emb_tensors)", "faiss.IndexFlatL2(d)",
+           "index_compressed.add(", "return [pca, index_compressed]",
+           "def main_image(img_path, desc)", "def similar_images(indices, suptitle)",
+           "for index in indices[0:4]:", "def search(query, factors)",
+           'main_image(img_path, "Query")',
+           "compressor, index_compressed = build_compressed_index(factors)",
+           "index_compressed.search(", "similar_images(", "search(100, 300)", "search(t_shirt, 500)"]
+
+
+def open_cells(number):
+    """The sources of a notebook's code cells that are not folded."""
+    (path,) = [path for path in NOTEBOOKS if path.name.startswith(number)]
+    return [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"
+            and not cell.metadata.get("jupyter", {}).get("source_hidden")]
+
+
+def test_the_articles_blocks_in_its_order():
+    source, at = "\n".join(open_cells("00_")), 0
+    for block in ARTICLE:
+        at = source.find(block, at)
+        assert at >= 0, f"00 has no {block!r} where the article has it"
+
+
+@pytest.mark.parametrize("number, function", [
+    ("01_", "pil_loader"), ("02_", "build_compressed_index"), ("04_", "main_image"),
+    ("04_", "similar_images"), ("04_", "search")])
+def test_a_lesson_shows_each_function_of_the_article(number, function):
+    assert any(f"def {function}(" in source for source in open_cells(number))
+
+
+# ---- the body that a notebook shows and the library's give the same --------------------------
 def shown(number, words):
     """The source of the first cell of a notebook that has the words in it."""
-    (path,) = [path for path in NOTEBOOKS if path.name.startswith(number)]
-    found = [cell.source for cell in nbformat.read(path, 4).cells
-             if cell.cell_type == "code" and words in cell.source]
-    assert found, f"{path.name} no longer shows {words!r}"
+    found = [source for source in open_cells(number) if words in source]
+    assert found, f"{number} no longer shows {words!r}"
     return found[0]
+
+
+def test_the_index_that_notebook_02_shows(catalogue):
+    space = {"img_emb_tensors": catalogue.img_emb_tensors}
+    exec("import faiss, numpy as np\nfrom sklearn.decomposition import PCA\n"
+         + shown("02_", "def build_compressed_index(").partition("\n%%")[0], space)
+    pca, index = space["build_compressed_index"](20)
+    for number in range(len(catalogue.img_names)):
+        vector = np.float32(pca.transform(catalogue.img_emb_tensors[number:number + 1]))
+        found = [i for i in index.search(vector, 5)[1][0] if i != number][:4]
+        assert found == [one.index for one in helpers.nearest(number, 20)]
 
 
 def test_the_search_that_notebook_04_shows(catalogue, photos):
     drawn = []
-    space = {"catalogue": catalogue, "img_names": catalogue.img_names, "np": np,
-             "pil_loader": helpers.pil_loader,
+    space = {"catalogue": catalogue, "img_names": catalogue.img_names, "np": np, "helpers": helpers,
+             "pil_loader": helpers.pil_loader, "images": catalogue.images,
+             "img_emb_tensors": catalogue.img_emb_tensors, "Path": type(photos), "torch": torch,
              "build_compressed_index": helpers.build_compressed_index}
     exec(shown("04_", "def search(").partition("\nsearch(")[0], space)
-    space["similar_images"] = lambda indices, suptitle: drawn.append((indices[:4], suptitle))
+    space["main_image"] = lambda img_path, desc: drawn.append(desc)
+    space["similar_images"] = lambda indices, suptitle: drawn.append((list(indices[:4]), suptitle))
     for query, factors in ((3, 20), (40, 56), (str(photos / "new-00.jpg"), 30)):
         space["search"](query, factors)
         indices = [one.index for one in helpers.nearest(query, factors)]
-        assert drawn.pop() == (indices, f"faiss compressed {factors}")
-
-
-def test_a_t_shirt_of_ones_own_stays(home, catalogue, photos, capsys):
-    asked = []
-    space = {"catalogue": catalogue, "new_photos": sorted(photos.glob("new*.jpg")),
-             "search": lambda query, factors: asked.append((home / query).read_bytes())}
-    code = "\n".join(shown("04_", words) for words in ("shutil.copyfile", 'search("t-shirt.jpg"'))
-    capsys.readouterr()
-    exec(code, space)
-    exec(code, space)
-    assert asked == [space["new_photos"][-1].read_bytes()] * 2
-    (home / "t-shirt.jpg").write_bytes(b"mine")
-    assert "there already" not in capsys.readouterr().out
-    exec(code, space)
-    assert asked.pop() == b"mine" and "there already" in capsys.readouterr().out
+        assert drawn[-2:] == ["Query", (indices, f"faiss compressed {factors}")]
 
 
 def test_the_loop_that_notebook_01_shows(photos, backbone, embedded):
     space = {"backbone": backbone, "img_names": embedded[0], "images": photos, "tqdm": tqdm,
-             "pil_loader": helpers.pil_loader, "torch": torch, "sys": sys}
-    exec(shown("01_", "for name in tqdm(some"), space)
+             "pil_loader": helpers.pil_loader, "torch": torch, "sys": sys, "np": np}
+    exec(shown("01_", "in tqdm(some"), space)
     assert torch.allclose(space["img_emb"], embedded[1][:16], atol=1e-3)
 
 
-def test_the_pca_that_notebook_02_shows(catalogue):
-    space = {"X": catalogue.img_emb_tensors.numpy(), "PCA": PCA, "np": np}
-    exec(shown("02_", "pca = PCA(n_components=min(X.shape)"), space)
-    assert np.allclose(space["pca"].transform(space["X"]), catalogue.compressed, atol=1e-3)
-
-
-# ---- other photos, and the article's network -------------------------------------------------
+# ---- the article's network -------------------------------------------------------------------
 @pytest.fixture
 def run(home, monkeypatch):
-    """Run notebooks by their numbers, one after another, as a reader does; gives what they print.
-
-    In this process: a kernel takes seconds before its first line of interest.
-    """
+    """Run a notebook in this process (a kernel takes seconds to start); returns what it prints."""
     shell = InteractiveShell.instance()
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(folders, "download_photos", lambda images: no_network())
     monkeypatch.chdir(home)
 
-    def run(*numbers, changes=()):
+    def run(number, *changes):
+        (path,) = [path for path in NOTEBOOKS if path.name.startswith(number)]
         printed = ""
-        for path in (path for path in NOTEBOOKS if path.name.startswith(numbers)):
-            shell.reset()
-            for cell in nbformat.read(path, 4).cells:
-                for one, other in changes:
-                    cell.source = cell.source.replace(one, other)
-                if cell.cell_type == "code":
-                    with capture_output() as captured:
-                        result = shell.run_cell(cell.source)
-                    printed += captured.stdout
-                    plt.close("all")
-                    assert result.success, f"{path.name}:\n{cell.source}\n{captured.stdout[-3000:]}"
+        shell.reset()
+        for cell in nbformat.read(path, 4).cells:
+            for one, other in changes:
+                cell.source = cell.source.replace(one, other)
+            if cell.cell_type == "code":
+                with capture_output() as captured:
+                    result = shell.run_cell(cell.source)
+                printed += captured.stdout
+                plt.close("all")
+                assert result.success, f"{path.name}:\n{cell.source}\n{captured.stdout[-3000:]}"
         return printed
 
     yield run
     InteractiveShell.clear_instance()
 
 
-def no_network():
-    raise OSError("no network")
-
-
-@pytest.fixture(scope="module")
-def tutorial(tmp_path_factory):
-    """A folder with 308 drawn photos, those of the tutorial, and their vectors."""
-    home = tmp_path_factory.mktemp("tutorial")
-    lookalike.stand_in.draw_catalogue(home / "drawn_images", a_kind=22, new=1)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(lookalike, "HERE", home)
-        helpers.open_catalogue(home / "drawn_images")
-    return home
-
-
-@pytest.fixture
-def drawn(home, tutorial):
-    """98 of these photos, seven a kind; the tutorial lies in the checkout."""
-    shutil.copytree(tutorial, home, dirs_exist_ok=True)
-    return sorted((home / "drawn_images").glob("*-0[0-6].jpg"))
-
-
-def twelve_without_labels(folder, drawn):
-    for path in drawn[::8][:12]:
-        shutil.copy(path, folder)
-    (folder / "notes.txt").touch()
-
-
-def eighty_in_classes(folder, drawn):
-    """A folder a class; two dollars in its name are no formula, in no figure."""
-    for path in drawn[:80]:
-        place = folder / f"{path.name.rpartition('-')[0]} $5^^ $6"
-        place.mkdir(exist_ok=True)
-        shutil.copy(path, place)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("fill, last", [(twelve_without_labels, 4), (eighty_in_classes, 5)],
-                         ids=["twelve without labels", "eighty in classes"])
-def test_any_folder_runs(fill, last, run, home, drawn, monkeypatch):
-    """Every cell of notebooks 01 to 04, and of 05, which then measures on the tutorial's own."""
-    (home / "mine").mkdir()
-    fill(home / "mine", drawn)
-    monkeypatch.setenv("FASHION_IMAGES", str(home / "mine"))
-    run("01_", *[f"0{number}" for number in range(2, last + 1)])
-    assert (home / "t-shirt.jpg").exists() and (home / "embeddings" / "vectors.db").exists()
-
-
-@pytest.mark.slow
-def test_the_articles_network(run, home, drawn, monkeypatch, resnet50_weights):
-    """Embeddings made anew, with ResNet50, which the notebooks after the first then find."""
-    (home / "mine").mkdir()
-    for path in drawn[::4]:
-        shutil.copy(path, home / "mine")
-    monkeypatch.setenv("FASHION_IMAGES", str(home / "mine"))
-    monkeypatch.setenv("RESNET50_WEIGHTS", os.environ.get("RESNET50_WEIGHTS",
-                                                          str(resnet50_weights)))
-    printed = run("01_", "02", "03", "04", changes=[
-        ("use_precomputed_embeddings = True", "use_precomputed_embeddings = False"),
-        ('load_backbone("efficientnet_lite1")', "load_backbone()")])
-    assert "Vectors: (25, 2048)" in printed
-    assert printed.count("25 photos, 2,048 features each, made by resnet50") >= 4
-
-
-@pytest.mark.slow
-def test_two_photos_are_enough_to_search(home, photos):
-    (home / "two").mkdir()
-    for path in sorted(photos.glob("*.jpg"))[:2]:
-        shutil.copy(path, home / "two")
-    catalogue = helpers.open_catalogue(images=home / "two")
-    assert [one.index for one in helpers.search(100, 300, catalogue)] == [0]
-    assert len(helpers.search(str(photos / "new-00.jpg"), 300, catalogue)) == 2
-    with pytest.raises(ValueError, match="0 of 2 photos have a label"):
-        helpers.label_precision(catalogue.compressed, catalogue.labels)
+def test_00_with_the_articles_network(run, home, photos, monkeypatch, resnet50_weights):
+    """The loop writes a file of its own, which the next run reads, and another network does not."""
+    monkeypatch.setenv("RESNET50_WEIGHTS", str(resnet50_weights))
+    monkeypatch.setattr(folders, "get_images", lambda: photos)
+    resnet = [('name = "efficientnet_lite1"', 'name = "resnet50"'), ("search(100, 300)", "search(40, 20)"),
+              (", 500)", ", 30)"), ("new_photos[8]", "new_photos[0]")]
+    assert "100%" in run("00_", *resnet)
+    (made,) = (home / "embeddings").glob("*resnet50*.pickle")
+    before = made.read_bytes()
+    assert "Images: 58" in run("00_", *resnet)
+    assert made.read_bytes() == before
+    assert "100%" in run("00_", *resnet[1:])

@@ -76,7 +76,7 @@ def nearest_of_each(vectors: np.ndarray, k: int = 5, groups: Sequence[Hashable] 
     if not np.isfinite(vectors).all():
         raise ValueError("some vectors are not finite: embed those photos again, or leave them out")
     own = group_numbers([None] * len(vectors) if groups is None else groups)
-    k = min(k, len(vectors) - np.bincount(own).max())
+    k = int(min(k, len(vectors) - np.bincount(own).max()))
     if k < 1:
         raise ValueError("all photos are in one group, so none has a neighbour outside its group")
     if groups is None:

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from lookalike.colour import colour_histogram
-from lookalike.common import AnyPath, listed, say, say_once, shown
+from lookalike.common import AnyPath, listed, readable, say, say_once, shown
 from lookalike.extraction import colours_of, embed_photos, in_words
 from lookalike.folders import NO_TABLE, Table, get_images, labels_by_folder, own_folder
 from lookalike.folders import photo_files, read_table, values_of
@@ -41,7 +41,7 @@ class Neighbour(NamedTuple):
     def __repr__(self):
         distance = f"{self.distance:#.3g}".rstrip(".") if 5e-4 < self.distance < 1e3 else \
             f"{abs(self.distance):.0f}"
-        return " ".join([str(self.index), *self.label.split(), distance])
+        return readable(" ".join([str(self.index), *self.label.split(), distance]))
 
 
 @dataclass(eq=False)
@@ -256,6 +256,7 @@ def open_catalogue(images: AnyPath | None = None, backbone: Backbone | str | Non
         _refuse_none(folder, photos, faults)
         table = read_table(folder, photos, of_the_tutorial=images is None)
         paths, new, by_label = _arrange(folder, photos, table, labels)
+        by_group = values_of(groups, "groups", photos, table) if groups is not None else {}
         about = backbone.about if backbone else network_of(store, folder) or SHIPPED_BY
         found = embed_photos(store, {photos[name]: folder / name for name in paths}, about,
                              backbone)
@@ -269,7 +270,6 @@ def open_catalogue(images: AnyPath | None = None, backbone: Backbone | str | Non
     _refuse_none(folder, names, skipped)
     vectors = np.frombuffer(b"".join(found[photos[name]] for name in names), "<f4")
     paths = {name: paths[name] for name in names}
-    by_group = values_of(groups, "groups", photos, table) if groups is not None else {}
     catalogue = Catalogue(
         folder, names, torch.tensor(vectors.reshape(len(names), -1)),
         [str(label) for label in _one_each(by_label, paths, "labels")],

@@ -37,8 +37,10 @@ def concatenate(*parts: tuple[Any, float]) -> np.ndarray:
 
 # ---- nearest neighbours ----------------------------------------------------------------------
 def is_missing(value: Any) -> bool:
-    """Whether a label or group is none: None, NaN or an empty text."""
-    return value is None or value != value or (isinstance(value, str) and not value.strip())
+    """Whether a label or group is none: None, NaN, pandas' NA or an empty text."""
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or f"{value}" in ("nan", "NaT", "<NA>")  # NA compares with nothing
 
 
 def group_numbers(groups: Sequence[Hashable]) -> np.ndarray:
@@ -74,7 +76,7 @@ def nearest_of_each(vectors: np.ndarray, k: int = 5, groups: Sequence[Hashable] 
     if not np.isfinite(vectors).all():
         raise ValueError("some vectors are not finite: embed those photos again, or leave them out")
     own = group_numbers([None] * len(vectors) if groups is None else groups)
-    k = min(k, len(vectors) - int(np.bincount(own).max()))
+    k = int(min(k, len(vectors) - np.bincount(own).max()))
     if k < 1:
         raise ValueError("all photos are in one group, so none has a neighbour outside its group")
     if groups is None:

@@ -219,6 +219,8 @@ def walk(catalogue: Catalogue, query: Query = 100, factors: int = 300, colour: f
         found.children = [ipywidgets.VBox([
             *_small(one.index, catalogue, 170).children, _button(str(one), [one.index]),
             _button("like", [*steps[-1], one.index])]) for one in four]
+        if len(photos) == 1 and isinstance(photos[0], int):
+            steps[-1], number.value = photos, photos[0]
 
     def _button(text, step):
         button = ipywidgets.Button(description=text, layout={"width": "150px"})
@@ -234,7 +236,7 @@ def walk(catalogue: Catalogue, query: Query = 100, factors: int = 300, colour: f
         _update()
 
     back.on_click(_back)
-    number.observe(lambda change: _go([change.new]), "value")
+    number.observe(lambda change: steps[-1] != [change.new] and _go([change.new]), "value")
     upload.observe(lambda change: _go(list(change.new)) if change.new else None, "value")
     slider.observe(_update, "value")
     dial.observe(_update, "value")

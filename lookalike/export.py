@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import sys
 from pathlib import Path
 from urllib.parse import quote
 
@@ -90,7 +91,9 @@ def _another_place(place):
 
 def _found(catalogue, factors, colour, k):
     """Give the neighbours of each photo."""
-    numbers = tqdm(range(len(catalogue.img_names)), f"Neighbours, colour {colour}", delay=2)
+    nearest(0, factors, k, catalogue, colour=colour)  # makes the index before the bar starts
+    numbers = tqdm(range(len(catalogue.img_names)), f"Neighbours, colour {colour}", delay=2,
+                   leave=False, file=sys.stdout)
     return [nearest(number, factors, k, catalogue, colour=colour) for number in numbers]
 
 

@@ -13,7 +13,7 @@ import ssl
 import tempfile
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,7 +96,7 @@ def _drawn(error):
     reason = getattr(error, "reason", error)  # what urllib wraps
     cure = ("Run this again with an internet connection, or set FASHION_IMAGES to a copy of the "
             "photos")
-    if isinstance(reason, ssl.SSLError):
+    if isinstance(reason, ssl.SSLCertVerificationError):
         cure = ("Your Python does not trust the server's certificate. On a Mac with Python from "
                 "python.org, run 'Install Certificates.command' in its folder. Behind a company's "
                 "proxy, set SSL_CERT_FILE to the file with its certificate")
@@ -235,10 +235,11 @@ class Table(NamedTuple):
 NO_TABLE = Table("", "", {})
 
 
-def read_table(images: Path, photos: dict[str, bytes]) -> Table:
+def read_table(images: Path, photos: dict[str, bytes], of_the_tutorial: bool = False) -> Table:
     """Read images.csv (image, label) or styles.csv (id, articleType), in the folder or above it.
 
-    `photos` are the folder's photos, {name: SHA-256}. Raises ValueError for a table of these
+    `photos` are the folder's photos, {name: SHA-256}. Of the tutorial's table, whose five rows
+    without a photo are known, we print nothing. Raises ValueError for a table of these
     photos that cannot be read. Another table is passed over, with a line that says why.
     """
     for path, called, its_own in _tables(images):
@@ -255,7 +256,7 @@ def read_table(images: Path, photos: dict[str, bytes]) -> Table:
             say_once(f"Not a table of labels: {called} has no columns {key!r} and {label!r}",
                      images)
             continue
-        found = match(rows, photos, f"{called}: ", images)
+        found = match(rows, photos, "" if of_the_tutorial else f"{called}: ", images)
         if found:
             return Table(called, label, {column: {name: row[column] for name, row in found.items()}
                                          for column in head if column != key})
@@ -282,6 +283,8 @@ def _rows(table, key, label):
         if len({*reader.fieldnames}) < len(reader.fieldnames):
             raise csv.Error("two columns have the same name")
         line = reader.line_num + 1
+        if not {key, label} <= {*reader.fieldnames}:
+            return reader.fieldnames, {}
         for row in reader:
             _add(row, rows, key, label)
             if None in row and table.name == "images.csv":  # styles.csv has commas in its last
@@ -315,18 +318,20 @@ def match(rows: dict[str, Any], photos: dict[str, bytes], what: str = "", folder
     """Find each photo's value in `rows`, by its path, file name, or either without extension.
 
     A row that fits several photos gives none of them its value. Rows that fit none or several are
-    counted in a line that begins with `what`.
+    counted in a line that begins with `what`, if that is given.
     """
-    fits = {name: next((key for key in _keys(name) if key in rows), None) for name in photos}
+    called = Path(folder).name or "images"
+    fits = {name: next((key for key in _keys(name, called) if key in rows), None)
+            for name in photos}
     photos_of = collections.defaultdict(set)
     for name, key in fits.items():
         photos_of[key].add(photos[name])
     unclear = [key for key, several in photos_of.items() if key is not None and len(several) > 1]
     unused = [key for key in rows if key not in photos_of]
-    if unclear:
+    if unclear and what:
         say_once(f"{what}{len(unclear):,} rows fit several photos each, so we use none of them. "
                  f"The first is {shown(unclear[0])}: write paths, with file extensions", folder)
-    if unused:
+    if unused and what:
         say_once(f"{what}{len(unused):,} rows fit no photo. The first is {shown(unused[0])}; the "
                  f"first photo is {shown(next(iter(photos)))}", folder)
     return {name: rows[key] for name, key in fits.items()
@@ -339,11 +344,12 @@ def _plain(text):
     return text.removeprefix("./")
 
 
-def _keys(name):
-    """What a table may call a photo: by its path, and by its file alone."""
+def _keys(name, folder):
+    """What a table may call a photo: by its path, by its file alone, and from the folder above."""
     path = _plain(name)
     file = path.rpartition("/")[2]
-    return path, os.path.splitext(path)[0], file, os.path.splitext(file)[0], f"images/{path}"
+    return (path, os.path.splitext(path)[0], file, os.path.splitext(file)[0],
+            _plain(f"{folder}/{path}"))
 
 
 def values_of(given: str | dict | Callable, what: str, photos: dict[str, bytes], table: Table
@@ -371,6 +377,9 @@ def values_of(given: str | dict | Callable, what: str, photos: dict[str, bytes],
     if not values:
         raise ValueError(f"{what} gives none of the photos a value: a photo's name is its path in "
                          f"the folder, for example {next(iter(photos))!r}")
+    several = [value for value in values.values() if not isinstance(value, Hashable)]
+    if several:
+        raise TypeError(f"{what} gives {shown(several[0])} for a photo: give one text or number")
     return values
 
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from lookalike.colour import colour_histogram
-from lookalike.common import AnyPath, listed, say, say_once, shown
+from lookalike.common import AnyPath, listed, readable, say, say_once, shown
 from lookalike.extraction import colours_of, embed_photos, in_words
 from lookalike.folders import NO_TABLE, Table, get_images, labels_by_folder, own_folder
 from lookalike.folders import photo_files, read_table, values_of
@@ -41,7 +41,7 @@ class Neighbour(NamedTuple):
     def __repr__(self):
         distance = f"{self.distance:#.3g}".rstrip(".") if 5e-4 < self.distance < 1e3 else \
             f"{abs(self.distance):.0f}"
-        return " ".join([str(self.index), *self.label.split(), distance])
+        return readable(" ".join([str(self.index), *self.label.split(), distance]))
 
 
 @dataclass(eq=False)
@@ -118,16 +118,15 @@ class Catalogue:
             return colours_of(store, {photo: self.images / name for photo, name in
                                       zip(self.photos, self.img_names)})
 
-    def vectors(self, n_features: int, colour: float = 0, rows: Any = slice(None)) -> np.ndarray:
+    def vectors(self, n_features: int, colour: float = 0) -> np.ndarray:
         """What the index searches: (N, n_features) factors, with colour (N, n_features + 27).
 
         With a weight of colour above 0, the factors are scaled to length 1 and concatenated with
         the colours' 27 numbers, times the weight. So any weight above 0 also means length 1, and
-        distances at different weights cannot be compared. `rows` picks photos by their numbers.
+        distances at different weights cannot be compared.
         """
-        factors = self.compressed[rows, :n_features]
-        return concatenate((factors, 1), (self.colours[rows], colour)) if as_weight(colour) \
-            else factors
+        factors = self.compressed[:, :n_features]
+        return concatenate((factors, 1), (self.colours, colour)) if as_weight(colour) else factors
 
     def index(self, n_features: int, colour: float = 0) -> list:
         """[pca, index_compressed], see `build_compressed_index`; the most recent one is cached."""
@@ -153,10 +152,10 @@ class Catalogue:
         """Make the vector that the index is searched with, (1, d): the mean over the photos."""
         outside = [one for one in query if isinstance(one, Image.Image)]
         numbers = [one for one in query if not isinstance(one, Image.Image)]
-        parts = [self.vectors(factors, colour, numbers)] if numbers else []
+        pca, index_compressed = self.index(factors, colour)
+        parts = [index_compressed.reconstruct_batch(numbers)] if numbers else []
         if outside:
-            embeddings = self.backbone.embed(outside).numpy()
-            made = self.index(factors, colour)[0].transform(embeddings)
+            made = pca.transform(self.backbone.embed(outside).numpy())
             hues = [colour_histogram(photo) for photo in outside] if colour else []
             parts.append(concatenate((made, 1), (np.stack(hues), colour)) if colour else made)
         return np.concatenate(parts).mean(axis=0, keepdims=True, dtype=np.float32)
@@ -255,8 +254,9 @@ def open_catalogue(images: AnyPath | None = None, backbone: Backbone | str | Non
     with open_store() as store:
         photos, faults = photos_of(store, folder, photo_files(folder))
         _refuse_none(folder, photos, faults)
-        table = read_table(folder, photos)
+        table = read_table(folder, photos, of_the_tutorial=images is None)
         paths, new, by_label = _arrange(folder, photos, table, labels)
+        by_group = values_of(groups, "groups", photos, table) if groups is not None else {}
         about = backbone.about if backbone else network_of(store, folder) or SHIPPED_BY
         found = embed_photos(store, {photos[name]: folder / name for name in paths}, about,
                              backbone)
@@ -270,7 +270,6 @@ def open_catalogue(images: AnyPath | None = None, backbone: Backbone | str | Non
     _refuse_none(folder, names, skipped)
     vectors = np.frombuffer(b"".join(found[photos[name]] for name in names), "<f4")
     paths = {name: paths[name] for name in names}
-    by_group = values_of(groups, "groups", photos, table) if groups is not None else {}
     catalogue = Catalogue(
         folder, names, torch.tensor(vectors.reshape(len(names), -1)),
         [str(label) for label in _one_each(by_label, paths, "labels")],

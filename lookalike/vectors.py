@@ -37,8 +37,10 @@ def concatenate(*parts: tuple[Any, float]) -> np.ndarray:
 
 # ---- nearest neighbours ----------------------------------------------------------------------
 def is_missing(value: Any) -> bool:
-    """Whether a label or group is none: None, NaN or an empty text."""
-    return value is None or value != value or (isinstance(value, str) and not value.strip())
+    """Whether a label or group is none: None, NaN, pandas' NA or an empty text."""
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or f"{value}" in ("nan", "NaT", "<NA>")  # NA compares with nothing
 
 
 def group_numbers(groups: Sequence[Hashable]) -> np.ndarray:
@@ -66,7 +68,7 @@ def nearest_of_each(vectors: np.ndarray, k: int = 5, groups: Sequence[Hashable] 
     ndarray
         (N, k) row numbers, nearest first by squared Euclidean distance.
 
-    Source: github.com/facebookresearch/faiss/wiki, pairwise_distances.
+    Source: github.com/facebookresearch/faiss/wiki, knn and pairwise_distances.
     """
     if k < 1:
         raise ValueError(f"k={k}: k must be at least 1")
@@ -74,9 +76,14 @@ def nearest_of_each(vectors: np.ndarray, k: int = 5, groups: Sequence[Hashable] 
     if not np.isfinite(vectors).all():
         raise ValueError("some vectors are not finite: embed those photos again, or leave them out")
     own = group_numbers([None] * len(vectors) if groups is None else groups)
-    k = min(k, len(vectors) - np.bincount(own).max())
+    k = int(min(k, len(vectors) - np.bincount(own).max()))
     if k < 1:
         raise ValueError("all photos are in one group, so none has a neighbour outside its group")
+    if groups is None:
+        I = faiss.knn(vectors, vectors, k + 1)[1]  # the fastest, but it knows of no groups
+        itself = I == own[:, None]
+        itself[~itself.any(axis=1), -1] = True  # of many duplicates a row may not be among them
+        return I[~itself].reshape(len(I), k)
     found = []
     for start in range(0, len(vectors), 1000):  # 1,000 rows at a time, to save memory
         D = faiss.pairwise_distances(vectors[start:start + 1000], vectors)

@@ -1,241 +1,88 @@
-"""A folder of photos: where it comes from, what is in it, and its labels."""
-
+"""A folder of photos: where it comes from, which photos are in it, and its table."""
+import contextlib
 import hashlib
 import io
 import os
-import shutil
 import socket
+import ssl
 import threading
 import zipfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
+from urllib.error import URLError
 
 import pytest
-from PIL import Image
 
-import helpers
-import lookalike
-from helpers import get_images, scan
-from lookalike import folders, stand_in
+from lookalike import folders, placeholder
+from lookalike.folders import get_images, labels_by_folder, photo_files, read_table, values_of
 
 
 def put(folder, *names):
-    """Small photos under these names."""
+    """Files under these names; what is in them does not matter here."""
     for name in names:
         path = Path(folder, name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (30, 40), "teal").save(path, "JPEG")
+        path.touch()
     return folder
 
 
 def table(folder, text, name="images.csv"):
-    (folder / name).write_text(text, encoding="utf-8")
+    data = text if isinstance(text, bytes) else text.encode()
+    (folder / name).write_bytes(data)
     return folder
 
 
-def test_folder_without_a_photo(tmp_path):
-    (tmp_path / "notes.txt").write_text("no photos yet")
+def read(folder):
+    """The folder's table, where each name is a photo of its own."""
+    return read_table(folder, {name: name.encode() for name in photo_files(folder)})
+
+
+def labels(folder):
+    found = read(folder)
+    return found.columns.get(found.label)
+
+
+# ---- which photos are in it ------------------------------------------------------------------
+def test_a_folder_without_a_photo_and_no_folder(tmp_path):
+    put(tmp_path, "notes.txt")
     with pytest.raises(FileNotFoundError, match="no photo in .*jpg"):
-        scan(tmp_path)
+        photo_files(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no folder 'nosuch'"):
+        photo_files("nosuch")
 
 
-def test_photos_without_a_label_are_kept_aside(photos):
-    found = scan(photos)
-    assert len(found.names) == 56 and found.new == ["new-00.jpg", "new-01.jpg"]
-    assert found.names == sorted(found.labels)
-
-
-def test_a_folder_of_ones_own_needs_no_labels(tmp_path):
-    put(tmp_path, "summer/a.JPG", "b.png")
-    assert scan(tmp_path) == (["b.png", "summer/a.JPG"], [], {"b.png": "", "summer/a.JPG": ""})
-
-
-def test_one_walk_finds_all(photos, monkeypatch):
-    walks, walk = [], os.walk
-    monkeypatch.setattr(os, "walk", lambda *args, **more: walks.append(args) or walk(*args, **more))
-    scan(photos)
-    assert len(walks) == 1
-
-
-# ---- labels from where people have them ------------------------------------------------------
-@pytest.mark.parametrize("labels", [
-    {"dress/a.jpg": "dress", "coat/a.jpg": "coat", "c.jpg": ""},
-    {"clothes/dress/a.jpg": "dress", "clothes/coat/b.jpg": "coat"},
-    {"women/dress/a.jpg": "dress", "men/coat/b.jpg": "coat", "men/shoes/c.jpg": "shoes"},
-    {"train_set/dress/a.jpg": "dress", "test_set/coat/b.jpg": "coat"},
-    {"Train/dress/a.jpg": "dress", "Train/coat/a.jpg": "coat", "test/dress/b.jpg": "dress"},
-    {"train/a.jpg": "", "val/b.jpg": ""}, {"DCIM/a.jpg": "", "DCIM/b.jpg": ""},
-    {"images/a.jpg": "", "dresses/b.jpg": "dresses", "shoes/c.jpg": "shoes"},
-], ids=lambda labels: next(iter(labels)))
-def test_the_innermost_folder_is_the_class(tmp_path, labels):
-    assert scan(put(tmp_path, *labels)) == (sorted(labels), [], labels)
-
-
-def test_labels_by_folders_are_said(tmp_path, capsys):
-    """Folders may be years, or cameras, and not kinds."""
-    put(tmp_path, *(f"{year}/a.jpg" for year in range(2019, 2026)))
-    scan(tmp_path)
-    assert capsys.readouterr().out == ("Labels by the folders' names, 7 kinds: 2019, 2020, 2021, "
-                                       "2022, 2023, ...\n")
-
-
-TABLE = "image,label\na,Hat\nb.JPG,Coat\nПлатье Й,Dress\nd,\ne\nf.png,Bag\nsub/g,Shoes\n"
-LABELS = {"a.jpg": "Hat", "B.jpg": "Coat", "Платье Й.jpeg": "Dress", "d.jpg": "", "e.jpg": "",
-          "f.png": "Bag", "sub/g.heic": "Shoes"}
-
-
-@pytest.mark.parametrize("text", [
-    TABLE.encode(),
-    TABLE.encode("utf-8-sig"),
-    TABLE.replace(",", ";").encode("utf-8-sig"),
-    TABLE.replace(",", "\t").encode("utf-16"),
-    TABLE.replace("Й", "И\u0306").replace("\n", "\r\n").encode(),
-], ids=["UTF-8", "with BOM", "semicolons", "UTF-16 with tabs", "NFD and CRLF"])
-@pytest.mark.parametrize("beside", [True, False])
-def test_tables_as_spreadsheets_save_them(tmp_path, text, beside):
-    images = put(tmp_path / "images", *LABELS, "new.jpg")
-    (tmp_path if beside else images).joinpath("images.csv").write_bytes(text)
-    assert scan(images) == (sorted(LABELS), ["new.jpg"], LABELS)
-
-
-def test_names_that_a_mac_wrote(tmp_path):
-    put(tmp_path, "И\u0306.jpg")
-    assert [*scan(table(tmp_path, "image,label\nЙ,Hat\n")).labels.values()] == ["Hat"]
-
-
-def test_the_table_of_the_articles_data_set(tmp_path):
-    """As on Kaggle: BOM, quotes, commas without quotes, the data set's root as the folder."""
-    put(tmp_path, "images/1163.jpg", "images/1164.jpg", "images/9.jpg")
-    (tmp_path / "styles.csv").write_bytes(
-        'id,gender,articleType,productDisplayName\n1163,Men,Tshirts,"Nike, blue"\n'
-        "1164,Women,Shirts,Red, with a collar\n".encode("utf-8-sig"))
-    before = sorted(tmp_path.rglob("*"))
-    for images, inside in ((tmp_path, "images/"), (tmp_path / "images", "")):
-        labels = {f"{inside}1163.jpg": "Tshirts", f"{inside}1164.jpg": "Shirts"}
-        assert scan(images) == (sorted(labels), [f"{inside}9.jpg"], labels)
-        assert scan(images, "gender").labels[f"{inside}1164.jpg"] == "Women"
-    assert sorted(tmp_path.rglob("*")) == before, "nothing is written there"
-
-
-QUOTED = 'image,label\n' + 'x,Hat\n' * 3 + 'a,"Hat\n' + "".join(f"b{i},Coat\n" for i in range(9))
-
-
-@pytest.mark.parametrize("content, words", [
-    ("image,label\nПальто,Пальто\n".encode("cp1251"), "not UTF-8 text.*CSV UTF-8"),
-    (b"image,kind\na,Hat\n", "line 1: there is no column 'label'"),
-    (b"", "line 1: there is no column"),
-    ("image,label\na,Hat\n".encode("utf-16-le"), "line 1: there is no column"),
-    (b"image,label\n" + b"a" * 200_000, "line 2: field larger"),
-    (QUOTED.encode(), "line 5: unexpected end of data"),
-    ((QUOTED + 'c,"Dress"\n').encode(), "line 5: ',' expected after"),
-    (QUOTED.encode() + b'd,Bag"\n', "line 5: 'a' has a second label, or one of several lines"),
-    (b"image,label\na,Hat\nb,Bag\na,Coat\n", "line 4: 'a' has a second label"),
-    (b"image,title,label\na,Nice, warm,Hat\n", "line 2: more columns than the first line"),
-    (b"image,label,label\na,Hat,Coat\n", "line 1: there is a second column 'label'"),
-])
-def test_tables_that_cannot_be_read(tmp_path, content, words):
-    put(tmp_path, "a.jpg").joinpath("images.csv").write_bytes(content)
-    with pytest.raises(ValueError, match=f"images.csv, {words}") as said:
-        scan(tmp_path)
-    assert len(str(said.value)) < 300
-
-
-@pytest.mark.parametrize("rows, labels", [
-    ("a,Hat", {}),  # a.jpg, a.png or one of the two in folders?
-    ("a.jpg,Hat", {"a.jpg": "Hat"}), ("a.png,Hat", {"a.png": "Hat"}),
-    ("1/a,Hat", {"1/a.jpg": "Hat"}), ("2/a.jpg,Hat\n1/a.jpg,Coat",
-                                      {"2/a.jpg": "Hat", "1/a.jpg": "Coat"}),
-    ("b,Hat", {"b.jpg": "Hat"}), ("b.jpg,Bag\na,Hat", {"b.jpg": "Bag"}),
-    ("c.jpg,Hat", {"1/c.jpg": "Hat"}), ("d.jpg,Hat", {"1/d.jpg": "Hat"}),
-    ("images/b.jpg,Hat\nb.jpg,Coat", {"images/b.jpg": "Hat", "b.jpg": "Coat"}),
-])
-def test_no_photo_gets_another_photos_label(tmp_path, rows, labels, capsys):
-    put(tmp_path, "a.jpg", "a.png", "1/a.jpg", "2/a.jpg", "b.jpg", "1/c.jpg", "1/d.jpg",
-        "d.jpg.png", *["images/b.jpg"] * ("images/" in rows))
-    found = scan(table(tmp_path, f"image,label\n{rows}\n"))
-    assert {name: label for name, label in found.labels.items() if found.new} == labels
-    said = capsys.readouterr().out
-    assert ("1 rows fit several photos each, and so none, the first is 'a'" in said) == (
-        "a,Hat" in rows.split("\n"))
-
-
-def test_a_table_of_others_beside_the_folder(tmp_path, capsys):
-    """It may be another's, and closes nothing; the data set's own is."""
-    put(tmp_path, "cats/1.jpg", "cats/2.jpg", "images/1.jpg")
-    table(tmp_path, "image,label\nimages/1.jpg,Hat\n")
-    assert not any(scan(tmp_path / "cats").labels.values()) and not scan(tmp_path / "cats").new
-    assert scan(tmp_path / "images").labels == {"1.jpg": "Hat"}
-    table(tmp_path, "url,width\nx,3\n")
-    capsys.readouterr()
-    assert len(scan(tmp_path / "cats").names) == 2
-    assert "Not taken for a table of these photos: ../images.csv, line 1" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="../images.csv, line 1: there is no column"):
-        scan(tmp_path / "images")
-
-
-def test_each_folder_says_its_own(tmp_path, capsys):
-    for name in "ab":
-        table(put(tmp_path / name, "1.jpg", "2.jpg"), "image,label\n1,Hat\n")
-        scan(tmp_path / name)
-    assert capsys.readouterr().out.count("Kept aside as new ones: 1 photos") == 2
-
-
-def test_two_rows_that_call_a_photo_two_things(tmp_path):
-    put(tmp_path, "a.jpg")
-    with pytest.raises(ValueError, match="'a.jpg' is called more than one thing, 'Coat' the"):
-        scan(table(tmp_path, "image,label\na,Hat\na.jpg,Coat\n"))
-    assert scan(table(tmp_path, "image,label\na,Hat\na.jpg,Hat\n")).labels == {"a.jpg": "Hat"}
-
-
-def test_a_table_without_senders_is_named(tmp_path):
-    put(tmp_path, "a.jpg")
-    with pytest.raises(ValueError, match="no column 'sender_id'"):
-        scan(table(tmp_path, "image,label\na,Hat\n"), "sender_id")
-
-
-def test_who_sent_what(tmp_path):
-    put(tmp_path, "dress/a.jpg", "coat/b.jpg")
-    catalogue = SimpleNamespace(images=tmp_path, img_names=["coat/b.jpg", "dress/a.jpg"])
-    assert folders.who_sent(catalogue) == catalogue.img_names, "no table: nobody sent two"
-    table(tmp_path, "image,label\na,Hat\n")
-    assert folders.who_sent(catalogue) == catalogue.img_names
-    table(tmp_path, "image,label,sender_id\na,Hat,7\nb,Hat,\n")
-    assert folders.who_sent(catalogue) == ["coat/b.jpg", "7"]
-    table(tmp_path, "image,label,sender_id\na,Hat,7\nb,Hat,7\n")
-    assert folders.who_sent(catalogue) == catalogue.img_names, "one person is no sample of people"
-
-
-def test_a_table_of_other_photos_is_said(tmp_path, capsys):
-    table(put(tmp_path, "a/1.jpg", "b/2.jpg"), "image,label\n77,Hat\n")
-    assert scan(tmp_path) == scan(tmp_path) == (
-        ["a/1.jpg", "b/2.jpg"], [], {"a/1.jpg": "a", "b/2.jpg": "b"})
-    assert capsys.readouterr().out == (
-        "images.csv names none of the photos: its first is '77', the first photo is 'a/1.jpg'\n"
-        "Labels by the folders' names, 2 kinds: a, b\n"), "once"
-
-
-# ---- what lies in a folder beside the photos -------------------------------------------------
 def test_what_is_passed_over_is_counted(tmp_path, capsys):
-    put(tmp_path, "a.jpg", "b.jfif", "c.jpe", "d.HEIC", "e.avif")
+    put(tmp_path, "a.JPG", "sub/b.jfif", "c.jpe", "d.HEIC", "e.avif", "images.csv",
+        "clip.mov", "clip2.MOV", "raw.dng", "LICENSE", ".DS_Store", "recommendations.html")
     (tmp_path / "link").symlink_to(tmp_path)
-    with open(os.fsencode(tmp_path) + b"/caf\xe9.jpg", "wb"):
-        pass
-    for name in ("clip.mov", "clip2.MOV", "raw.dng", "LICENSE", ".DS_Store"):
-        (tmp_path / name).touch()
-    assert len(scan(tmp_path).names) == len(scan(tmp_path).names) == 5
-    assert capsys.readouterr().out == (
-        "Passed over: 1 .dng, 2 .mov, 1 linked folder, 1 whose names are not UTF-8 (rename them), "
-        "1 without an ending\n")
+    open(os.fsencode(tmp_path) + b"/caf\xe9.jpg", "wb").close()
+    assert photo_files(tmp_path) == photo_files(tmp_path) == [
+        "a.JPG", "c.jpe", "d.HEIC", "e.avif", "sub/b.jfif"]
+    line, *others = capsys.readouterr().out.splitlines()
+    assert others == [] and line.startswith("Passed over: ")
+    assert sorted(line[13:].split(", ")) == [
+        "1 .dng", "1 linked folder", "1 whose names are not UTF-8 (rename them)",
+        "1 without an extension", "2 .mov"]
 
 
-def test_what_systems_put_beside_peoples_files(tmp_path, capsys):
-    put(tmp_path, "a.jpg", "#1 dress.jpg", "@home/b.jpg")
-    theirs = ("._a.jpg", ".Trashes/b.jpg", ".thumbnails/c.jpg", "@eaDir/a.jpg", "__MACOSX/a.jpg",
-              ".ipynb_checkpoints/a-checkpoint.jpg", "$RECYCLE.BIN/x.jpg", "#recycle/x.jpg",
-              "#snapshot/x.jpg", "@Recycle/x.jpg", "System Volume Information/x.jpg")
-    put(tmp_path, *theirs)
-    assert scan(tmp_path).names == ["#1 dress.jpg", "@home/b.jpg", "a.jpg"]
+def test_the_list_of_what_is_passed_over_is_short(tmp_path, capsys):
+    put(tmp_path, "a.jpg", *(f"x.{i}{'y' * 200}" for i in range(300)))
+    photo_files(tmp_path)
+    said = capsys.readouterr().out
+    assert len(said) < 400 and "and 290 more" in said
+
+
+def test_control_characters_do_not_reach_the_screen(tmp_path, capsys):
+    put(tmp_path, *(f"{one}\x1b[2J\n/{one}.jpg" for one in "ab"), "c.\x1b[31m")
+    labels_by_folder(photo_files(tmp_path), tmp_path)
+    said = capsys.readouterr().out
+    assert said.count("\n") == 2 and "a?[2J?, b?[2J?" in said and "\x1b" not in said
+
+
+def test_what_systems_put_next_to_peoples_files(tmp_path, capsys):
+    put(tmp_path, "a.jpg", "#1 dress.jpg", "@home/b.jpg", "._a.jpg", ".Trashes/b.jpg",
+        "@eaDir/a.jpg", "__MACOSX/a.jpg", "$RECYCLE.BIN/x.jpg", "#recycle/x.jpg", "#snapshot/x.jpg",
+        "@Recycle/x.jpg", "System Volume Information/x.jpg")
+    assert photo_files(tmp_path) == ["#1 dress.jpg", "@home/b.jpg", "a.jpg"]
     assert capsys.readouterr().out == ""
 
 
@@ -250,14 +97,167 @@ def test_a_folder_that_may_not_be_read_is_said(tmp_path, monkeypatch, capsys):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", closed)
-    assert scan(tmp_path).names == ["a.jpg"]
-    assert capsys.readouterr().out == ("Could not be read, so its photos are missing: "
-                                       "Photos Library.photoslibrary/ (Operation not permitted)\n")
+    assert photo_files(tmp_path) == ["a.jpg"]
+    assert capsys.readouterr().out == (
+        "Folders that cannot be read, so their photos are missing: "
+        "Photos Library.photoslibrary/ (Operation not permitted)\n")
+
+
+# ---- labels from the folders' names ----------------------------------------------------------
+@pytest.mark.parametrize("expected", [
+    {"dress/a.jpg": "dress", "coat/a.jpg": "coat", "c.jpg": None},
+    {"women/dress/a.jpg": "dress", "men/coat/b.jpg": "coat", "men/shoes/c.jpg": "shoes"},
+    {"Train/dress/a.jpg": "dress", "Train/coat/a.jpg": "coat", "test/dress/b.jpg": "dress"},
+    {"train/a.jpg": None, "val/b.jpg": None}, {"DCIM/a.jpg": None, "DCIM/b.jpg": None},
+    {"images/a.jpg": None, "dresses/b.jpg": "dresses", "shoes/c.jpg": "shoes"},
+    {"2023/01/a.jpg": None, "2023/02/b.jpg": None, "2024-05/c.jpg": None},
+    {"100APPLE/a.jpg": None, "101APPLE/b.jpg": None, "102CANON/c.jpg": None},
+    {"3 dresses/a.jpg": "3 dresses", "платья/b.jpg": "платья"},
+], ids=lambda expected: next(iter(expected)))
+def test_the_innermost_folder_is_the_category(expected, tmp_path):
+    assert labels_by_folder(expected, tmp_path) == {
+        name: label for name, label in expected.items() if label}
+
+
+def test_labels_by_folders_are_said(tmp_path, capsys):
+    labels_by_folder([f"{one}/a.jpg" for one in "abcdefg"], tmp_path)
+    assert capsys.readouterr().out == (
+        "Labels from the folders' names, 7 categories: a, b, c, d, e and 2 more\n")
+
+
+# ---- tables ----------------------------------------------------------------------------------
+TABLE = ("image,label\na,Hat\nb.JPG,Coat\nПлатье Й,Dress\nf.png,Bag\nsub/g,Shoes\n"
+         "1,\n2,nan\n3,None\n4,N/A\n5, - \n")
+LABELS = {"a.jpg": "Hat", "B.jpg": "Coat", "Платье Й.jpeg": "Dress", "f.png": "Bag",
+          "sub/g.heic": "Shoes", **{f"{i}.jpg": "" for i in range(1, 6)}}
+
+
+@pytest.mark.parametrize("text", [
+    TABLE.encode(),
+    TABLE.replace(",", ";").encode("utf-8-sig"),
+    TABLE.replace(",", "\t").encode("utf-16"),
+    TABLE.replace("Й", "И\u0306").replace("\n", "\r\n").replace("sub/", ".\\sub\\").encode(),
+], ids=["UTF-8", "BOM and semicolons", "UTF-16 with tabs", "NFD, CRLF and backslashes"])
+@pytest.mark.parametrize("beside", [True, False])
+def test_tables_as_spreadsheets_save_them(tmp_path, text, beside):
+    images = put(tmp_path / "images", *LABELS, "new.jpg")
+    table(tmp_path if beside else images, text)
+    assert labels(images) == LABELS
+
+
+STYLES = ('id,gender,articleType,productDisplayName\n1163,Men,Tshirts,"Nike, blue"\n'
+          "1164,Women,Shirts,Red, with a collar\n7,Men,Ties,Gone\n").encode("utf-8-sig")
+LINKS = "filename,link\n1163.jpg,http://example.org/1163.jpg\n"
+
+
+@pytest.mark.parametrize("links", [None, LINKS, LINKS + "9.jpg,http://example.org/9,2.jpg\n"],
+                         ids=["small", "full", "full, with a comma"])
+@pytest.mark.parametrize("place, inside", [(".", "images/"), ("images", "")])
+def test_the_articles_data_set_as_kaggle_packs_it(tmp_path, capsys, links, place, inside):
+    """The full packing has an images.csv of links beside styles.csv."""
+    put(tmp_path, "images/1163.jpg", "images/1164.jpg", "images/9.jpg")
+    table(tmp_path, STYLES, "styles.csv")
+    if links:
+        table(tmp_path, links)
+    found = read(tmp_path / place)
+    assert found.columns[found.label] == {f"{inside}1163.jpg": "Tshirts",
+                                          f"{inside}1164.jpg": "Shirts"}
+    assert found.columns["gender"][f"{inside}1164.jpg"] == "Women"
+    *others, unused = capsys.readouterr().out.splitlines()
+    assert "styles.csv: 1 rows fit no photo. The first is '7'; the first photo is" in unused
+    assert len(others) == bool(links)
+    assert all("images.csv has no columns 'image' and 'label'" in line for line in others)
+
+
+QUOTED = "image,label\n" + "x,Hat\n" * 3 + 'a,"Hat\n' + "".join(f"b{i},Coat\n" for i in range(9))
+
+
+@pytest.mark.parametrize("content, words", [
+    ("image,label\nПальто,Пальто\n".encode("cp1251"), "not UTF-8 text.*CSV UTF-8"),
+    (b"image,label\n" + b"a" * 200_000, "line 2: field larger"),
+    (QUOTED.encode(), "line 5: unexpected end of data"),
+    (QUOTED.encode() + b'd,Bag"\n', "line 5: 'a' has several lines: close the quotation marks"),
+    (b"image,label\na,Hat\nb,Bag\na,Coat\n", "line 4: 'a' has two labels, 'Hat' and 'Coat'"),
+    (b"image,title,label\na,Nice, warm,Hat\n", "line 2: more columns than the first line"),
+    (b"image,label,label\na,Hat,Coat\n", "line 1: two columns have the same name")],
+    ids=lambda value: value[:20] if isinstance(value, str) else "")
+def test_tables_that_cannot_be_read(tmp_path, content, words):
+    with pytest.raises(ValueError, match=f"images.csv, {words}") as said:
+        read(table(put(tmp_path, "a.jpg"), content))
+    assert len(str(said.value)) < 300
+
+
+@pytest.mark.parametrize("content", [b"image,kind\na,Hat\n", b"", b"url,width\nx,3\n",
+                                     "image,label\na,Hat\n".encode("utf-16-le")])
+def test_a_table_without_the_two_columns_is_another_table(tmp_path, capsys, content):
+    assert labels(table(put(tmp_path, "a.jpg"), content)) is None
+    assert capsys.readouterr().out == (
+        "Not a table of labels: images.csv has no columns 'image' and 'label'\n")
+
+
+@pytest.mark.parametrize("rows, expected, unclear", [
+    ("a,Hat", {}, "a"),  # a.jpg, a.png or one of the two in folders?
+    ("a.jpg,Hat", {}, "a.jpg"), ("b.jpg,Bag\na,Hat", {"b.jpg": "Bag"}, "a"),
+    ("a.jpg,Hat\n1/a,Bag\n2/a.jpg,", {"1/a.jpg": "Bag", "2/a.jpg": "", "a.jpg": "Hat"}, None),
+    ("a.png,Hat", {"a.png": "Hat"}, None), ("c.jpg,Hat", {"1/c.jpg": "Hat"}, None),
+    ("b,Hat\nb,Hat", {"b.jpg": "Hat"}, None)])
+def test_no_photo_gets_another_photos_label(tmp_path, capsys, rows, expected, unclear):
+    put(tmp_path, "a.jpg", "a.png", "1/a.jpg", "2/a.jpg", "b.jpg", "1/c.jpg")
+    assert (labels(table(tmp_path, f"image,label\n{rows}\n")) or {}) == expected
+    assert capsys.readouterr().out == (
+        f"images.csv: 1 rows fit several photos each, so we use none of them. The first is "
+        f"{unclear!r}: write paths, with file extensions\n" if unclear else "")
+
+
+def test_rows_that_fit_no_photo_are_counted(tmp_path, capsys):
+    """Excel turns 00007 into 7."""
+    put(tmp_path, "00007.jpg", "00008.jpg", "a.jpg")
+    assert labels(table(tmp_path, "image,label\n7,Hat\n8,Hat\na,Bag\n")) == {"a.jpg": "Bag"}
+    assert capsys.readouterr().out == (
+        "images.csv: 2 rows fit no photo. The first is '7'; the first photo is '00007.jpg'\n")
+
+
+def test_a_table_next_to_the_folder_may_be_of_other_photos(tmp_path, capsys):
+    """Such a table closes nothing; the data set's own does."""
+    put(tmp_path, "cats/1.jpg", "images/1.jpg")
+    table(tmp_path, "image,label\nimages/1.jpg,Hat\n")
+    assert labels(tmp_path / "cats") is None and labels(tmp_path / "images") == {"1.jpg": "Hat"}
+    table(tmp_path, b"image,label\n1,Hat\n1,Coat\n")
+    capsys.readouterr()
+    assert labels(tmp_path / "cats") is None
+    assert "Not a table of these photos: ../images.csv, line 3" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="../images.csv, line 3: '1' has two labels"):
+        read(tmp_path / "images")
+
+
+# ---- labels and groups that a reader passes --------------------------------------------------
+PHOTOS = {name: name.encode() for name in ("sub/A.jpg", "b.png", "c.jpg")}
+
+
+@pytest.mark.parametrize("given, error, words", [
+    ("sender_id", ValueError, "groups='sender_id', but there is no table images.csv"),
+    ({"d.jpg": 1}, ValueError, "groups gives none of the photos a value.*for example 'sub/A.jpg'"),
+    (lambda name: None, ValueError, "none of the photos"), ({}, ValueError, "none of the photos"),
+    (lambda name: name.split("."), TypeError, "groups gives .'sub/A', 'jpg'. for a photo"),
+    (5, TypeError, "groups is 5: pass a column's name, a dict .* or a function")])
+def test_values_that_fit_nothing(given, error, words):
+    with pytest.raises(error, match=words):
+        values_of(given, "groups", PHOTOS, folders.NO_TABLE)
+
+
+def test_a_column_that_is_missing_is_named(tmp_path):
+    found = read(table(put(tmp_path, "a.jpg"), "image,label,sender_id\na,Hat,7\n"))
+    assert values_of("sender_id", "groups", PHOTOS, found) == {"a.jpg": "7"}
+    with pytest.raises(ValueError, match="'sender', but images.csv has the columns label, sender"):
+        values_of("sender", "groups", PHOTOS, found)
 
 
 # ---- where the photos come from: a server on this machine ------------------------------------
 FILES = {"images/a.jpg": b"first photo", "images/b.jpg": b"second photo",
          "images.csv": b"image,sender_id,label,kids\na,1,Hat,False\n"}
+SUM = hashlib.sha256("".join(sorted(
+    f"{hashlib.sha256(content).hexdigest()}  {name.split('/')[-1]}\n"
+    for name, content in FILES.items())).encode()).hexdigest()
 
 
 def archive(files):
@@ -268,175 +268,130 @@ def archive(files):
     return data.getvalue()
 
 
-LIST = sorted(f"{hashlib.sha256(content).hexdigest()}  {name.split('/')[-1]}\n"
-              for name, content in FILES.items())
-SUM = hashlib.sha256("".join(LIST).encode()).hexdigest()
+def reply(body, *headers, status="200 OK"):
+    """What a web server sends."""
+    lines = [f"HTTP/1.1 {status}", *headers, "Connection: close", "", ""]
+    return "\r\n".join(lines).encode() + body
 
 
-@pytest.fixture
-def server():
-    """serve(body, length) gives the address of a server that announces `length` bytes and sends
-    `body`.
-    """
-    servers = []
-
-    def serve(body, length=None, status=200):
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                self.send_response(status)
-                self.send_header("Content-Length", str(length or len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_):
-                pass
-
-        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
-        threading.Thread(target=servers[-1].serve_forever, args=(0.01,), daemon=True).start()
-        return f"http://127.0.0.1:{servers[-1].server_address[1]}/photos.zip"
-
-    yield serve
-    for one in servers:
-        one.shutdown()
-        one.server_close()
+GOOD = archive(FILES)
+FLIPPED = GOOD.replace(b"second photo", b"second phot\x00", 1)
 
 
-def test_good_download(server, tmp_path):
+@contextlib.contextmanager
+def serving(reply, times=2):
+    """The address of a server that sends these bytes, whatever it is asked for."""
+    def answer(server):
+        for _ in range(times):
+            with contextlib.suppress(OSError), server.accept()[0] as connection:
+                connection.recv(10_000)
+                connection.sendall(reply)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=answer, args=(server,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/photos.zip"
+
+
+def test_good_download(tmp_path):
     old = tmp_path / ".images-killed"
     old.mkdir()
     os.utime(old, (0, 0))  # of a run that was killed long ago
-    folders.download_photos(tmp_path / "images", server(archive(FILES)), SUM)
-    assert sorted(p.name for p in (tmp_path / "images").iterdir()) == ["a.jpg", "b.jpg",
-                                                                      "images.csv"]
-    assert scan(tmp_path / "images").labels == {"a.jpg": "Hat"}
-    assert [p.name for p in tmp_path.iterdir()] == ["images"]
+    with serving(reply(GOOD)) as url:
+        folders.download_photos(tmp_path / "images", url, SUM)
+    assert labels(tmp_path / "images") == {"a.jpg": "Hat"}
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        "a.jpg", "b.jpg", "images", "images.csv"]
 
 
-def flipped():
-    data = bytearray(archive(FILES))
-    data[data.index(b"second photo")] ^= 1
-    return bytes(data)
+@pytest.mark.parametrize("sent, error, words", [
+    (reply(b"", status="404 Not Found"), OSError, "404"),
+    (reply(b"<html>Please log in to the Wi-Fi</html>"), ValueError, "sent a damaged archive"),
+    (reply(FLIPPED), ValueError, "damaged archive .Bad CRC"),
+    (reply(archive({**FILES, "images/b.jpg": b"another photo"})), ValueError, "not the data set"),
+    (reply(archive({"images/a.jpg": b"first photo"})), ValueError, "1 files that are not"),
+    (reply(archive({"images/../../a.jpg": b"x"})), ValueError, "0 files that are not"),
+    (reply(GOOD[:200], "Content-Length: 5000"), (OSError, ValueError), "archive|broke off"),
+    (reply(b"ffff\r\n" + GOOD[:200], "Transfer-Encoding: chunked"), OSError, "IncompleteRead"),
+    (reply(b"zz\r\n", "Transfer-Encoding: chunked"), OSError, "IncompleteRead"),
+    (b"SSH-2.0-OpenSSH_9.6\r\n", OSError, "not? a web server's .BadStatusLine"),
+    (b"", OSError, "RemoteDisconnected|Remote end closed"),
+    (reply(GOOD, *["X-Header: 1"] * 101), OSError, "more than 100 headers"),
+    (reply(GOOD, "X-Header: " + "1" * 70_000), OSError, "LineTooLong")],
+    ids=["404", "web page", "one bit", "another photo", "a photo less", "climbs out", "cut off",
+         "chunks cut off", "bad chunk", "not HTTP", "no reply", "headers", "long header"])
+def test_bad_download_leaves_nothing(tmp_path, sent, error, words):
+    with serving(sent) as url, pytest.raises(error, match=words):
+        folders.download_photos(tmp_path / "images", url, SUM)
+    assert list(tmp_path.iterdir()) == [] and socket.getdefaulttimeout() is None
 
 
-@pytest.mark.parametrize("body, options, error, words", [
-    (archive(FILES)[:200], {"length": 5000}, (OSError, ValueError), "no archive|Incomplete"),
-    (b"", {"status": 404}, OSError, "404"),
-    (b"<html>Please log in to the Wi-Fi</html>", {}, ValueError, "no archive, or damaged"),
-    (flipped(), {}, ValueError, "no archive, or damaged .Bad CRC"),
-    (archive({**FILES, "images/b.jpg": b"another photo"}), {}, ValueError, "not the data set"),
-    (archive({"images/a.jpg": b"first photo"}), {}, ValueError, "not the data set"),
-    (archive({"images/../../a.jpg": b"x", "images/b.jpg": b"y"}), {}, ValueError,
-     "1 files, is not the data set"),
-], ids=["cut", "404", "web page", "one bit", "another photo", "a photo less", "climbs out"])
-def test_bad_download_leaves_nothing(server, tmp_path, body, options, error, words):
-    with pytest.raises(error, match=words):
-        folders.download_photos(tmp_path / "images", server(body, **options), SUM)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_interrupted_download_leaves_nothing(server, tmp_path, monkeypatch):
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(shutil, "unpack_archive", stop)
-    with pytest.raises(KeyboardInterrupt):
-        folders.download_photos(tmp_path / "images", server(archive(FILES)), SUM)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_network_that_leads_nowhere_is_given_up_within_seconds(tmp_path, monkeypatch):
-    """A server that takes the connection and never answers."""
+def test_a_server_that_never_answers_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "PATIENCE", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(OSError):
-        folders.download(f"http://127.0.0.1:{silent.getsockname()[1]}/a.zip", tmp_path / "a.zip")
-    assert socket.getdefaulttimeout() is None and list(tmp_path.iterdir()) == []
+        folders.download_photos(tmp_path / "images", f"http://127.0.0.1:{silent.getsockname()[1]}")
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_own_folder_comes_first(home, photos, monkeypatch, capsys):
+def test_a_copy_of_the_photos_comes_first(home, photos, monkeypatch, capsys, tmp_path_factory):
     (home / "images").mkdir()
     monkeypatch.setenv("FASHION_IMAGES", str(photos))
     assert get_images() == photos.resolve()
-    assert capsys.readouterr().out == "Photos: your own folder images/\n"
-
-
-def test_own_folder_relative_to_the_checkout(home, photos, monkeypatch, tmp_path_factory):
-    """Notebooks run in notebooks/, and the reader gave the path from the folder above."""
-    (home / "mine").symlink_to(photos)
+    assert capsys.readouterr().out == "Photos: the folder images/\n"
+    (home / "mine").symlink_to(photos)  # named from the checkout; notebooks run in notebooks/
     monkeypatch.chdir(tmp_path_factory.mktemp("notebooks"))
     monkeypatch.setenv("FASHION_IMAGES", "mine")
     assert get_images() == photos.resolve()
-
-
-@pytest.mark.parametrize("path", ["", "/no/such/folder", "a" * 300, "~nobody/photos", "a\0b"])
-def test_own_folder_must_exist(home, path):
-    with pytest.raises(FileNotFoundError, match="images is '.*which is not a folder"):
-        helpers.open_catalogue(images=path)
-
-
-def test_a_folder_that_is_not_there():
-    with pytest.raises(FileNotFoundError, match="no folder 'nosuch'"):
-        scan("nosuch")
-
-
-def test_own_folder_below_the_home_folder(home, photos, monkeypatch):
     monkeypatch.setenv("HOME", str(photos.parent))
-    assert folders.own_folder("~/images") == photos.resolve()
+    monkeypatch.setenv("FASHION_IMAGES", "~/images")
+    assert get_images() == photos.resolve()
 
 
-def test_images_before_download(home, monkeypatch, capsys, tmp_path_factory):
+def test_two_first_notebooks_at_once(home, monkeypatch, capsys, tmp_path_factory):
+    """The second finds the photos that the first has downloaded meanwhile."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "images").mkdir()  # another's, where the code happens to run
     monkeypatch.chdir(elsewhere)
-    (home / "images").mkdir()
-    monkeypatch.setattr(folders, "download_photos", lambda images: pytest.fail("downloaded again"))
-    monkeypatch.setattr(folders, "home", lambda: pytest.fail("asked for a place to write"))
-    assert get_images() == home / "images"
-    assert capsys.readouterr().out == \
-        "Photos: images/, with no table images.csv in it or beside it\n"
-    (home / "images" / "images.csv").touch()
-    get_images()
-    assert capsys.readouterr().out == "Photos: the clothing data set in images/\n"
-
-
-def test_download_before_stand_in(home, server, monkeypatch):
-    download = folders.download_photos
-    monkeypatch.setattr(folders, "download_photos",
-                        lambda images: download(images, server(archive(FILES)), SUM))
-    assert get_images() == home / "images" and (home / "images" / "a.jpg").exists()
-
-
-def test_two_first_notebooks_at_once(home, server, monkeypatch):
-    """The second finds the photos that the first has downloaded meanwhile."""
     download = folders.download_photos
 
     def both(images):
-        download(images, server(archive(FILES)), SUM)
-        download(images, server(archive(FILES)), SUM)
+        with serving(reply(GOOD)) as url:
+            download(images, url, SUM)
+            download(images, url, SUM)
         raise OSError("the connection broke off")
 
     monkeypatch.setattr(folders, "download_photos", both)
-    assert get_images() == home / "images" and len([*(home / "images").iterdir()]) == 3
+    assert get_images() == get_images() == home / "images"
+    assert capsys.readouterr().out == "Photos: the clothing data set in images/\n" * 2
+    assert len([*(home / "images").iterdir()]) == 3
 
 
-def test_stand_in_without_a_network(home, monkeypatch, capsys):
-    def no_network(images):
-        raise OSError("no network")
+NOT_TRUSTED = ssl.SSLCertVerificationError(1, "certificate verify failed: unable to get local "
+                                              "issuer certificate")
 
-    monkeypatch.setattr(folders, "download_photos", no_network)
-    monkeypatch.setattr(stand_in.draw_catalogue, "__defaults__", (2, 1, iter))
+
+@pytest.mark.parametrize("error, words", [
+    (OSError("no network"), ["(no network). Run this again", "FASHION_IMAGES"]),
+    (URLError(NOT_TRUSTED), ["unable to get local issuer certificate", "SSL_CERT_FILE",
+                             "Install Certificates.command"]),
+    (URLError(ssl.SSLError(1, "wrong version number")), ["wrong version number). Run this again"])])
+def test_drawn_garments_where_nothing_can_be_downloaded(home, monkeypatch, capsys, error, words):
+    def download(images):
+        raise error
+
+    monkeypatch.setattr(folders, "download_photos", download)
+    monkeypatch.setattr(placeholder.draw_catalogue, "__defaults__", (0, 1, iter))
     assert get_images() == home / "drawn_images"
     said = capsys.readouterr().out
-    assert said.count("\n") == 1 and "stand in" in said and "FASHION_IMAGES" in said
-    drawn = {p: p.stat().st_mtime_ns for p in (home / "drawn_images").iterdir()}
+    assert said.startswith("Photos: drawn garments in drawn_images/") and said.count("\n") == 2
+    assert all(word in said for word in words), said
+    drawn = {path: path.stat().st_mtime_ns for path in home.rglob("*")}
     get_images()
-    assert drawn == {p: p.stat().st_mtime_ns for p in (home / "drawn_images").iterdir()}, "once"
-    assert [p.name for p in home.iterdir()] == ["drawn_images"]
+    assert drawn == {path: path.stat().st_mtime_ns for path in home.rglob("*")}, "drawn once"
 
 
-def test_nowhere_to_draw(home, monkeypatch):
-    def closed(dir):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(lookalike.tempfile, "TemporaryFile", closed)
-    with pytest.raises(OSError, match="neither .* may be written to"):
+def test_nowhere_to_write(home, monkeypatch):
+    """An administrator may write anywhere, but not in a file."""
+    monkeypatch.setattr(folders.common, "HERE", put(home, "checkout") / "checkout")
+    with pytest.raises(OSError, match="_images/ has to be made, but .*checkout cannot be written "
+                                      "to .*: copy the project to a folder of your own"):
         get_images()

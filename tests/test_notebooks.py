@@ -158,7 +158,7 @@ def test_00_with_the_articles_network(run, home, photos, monkeypatch, resnet50_w
     """The loop writes a file of its own, which the next run reads, and another network does not."""
     monkeypatch.setenv("RESNET50_WEIGHTS", str(resnet50_weights))
     monkeypatch.setattr(folders, "get_images", lambda: photos)
-    resnet = [('name = "efficientnet_lite1"', 'name = "resnet50"'), (", 300)", ", 20)"),
+    resnet = [('name = "efficientnet_lite1"', 'name = "resnet50"'), ("search(100, 300)", "search(40, 20)"),
               (", 500)", ", 30)"), ("new_photos[8]", "new_photos[0]")]
     assert "100%" in run("00_", *resnet)
     (made,) = (home / "embeddings").glob("*resnet50*.pickle")

@@ -220,7 +220,8 @@ def test_on_an_accelerator_one_thread_computes(card, photos, tiny):
 @pytest.mark.parametrize("device, factor, why", [
     ("meta", 1, "NotImplementedError"), ("cpu", torch.nan, "wrong by nan"),
     ("cpu", 1.01, "wrong by 1.0%")], ids=["it cannot compute", "NaN", "wrong numbers"])
-def test_an_accelerator_that_fails_is_not_used(card, tiny, monkeypatch, capsys, device, factor, why):
+def test_an_accelerator_that_fails_is_not_used(card, tiny, monkeypatch, capsys, device, factor,
+                                               why):
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device(device))
     network = replace(tiny, network=InThreads(tiny.network, factor))
     assert network.engine(networks.MANY) is network.with_torch

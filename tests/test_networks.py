@@ -234,7 +234,7 @@ def test_an_accelerator_that_fails_is_not_used(card, tiny, monkeypatch, capsys, 
 @on_processor
 @pytest.mark.parametrize("infer", [
     None, lambda self, photos: 1 / 0, lambda self, photos: {0: np.full((1, 48), np.nan)},
-    lambda self, photos: {0: np.ones((1, 48))}], ids=["missing", "it fails", "NaN", "wrong numbers"])
+    lambda self, photos: {0: np.ones((1, 48))}], ids=["missing", "fails", "NaN", "wrong numbers"])
 def test_where_openvino_fails_torch_goes_on(home, tiny, monkeypatch, capsys, infer):
     """Also where it compiles a network, and fails at its first batch."""
     if infer:

@@ -61,7 +61,8 @@ ARTICLE = ["def pil_loader(", "model.eval()", "preprocess = ", "use_precomputed_
            "for index in indices[0:4]:", "def search(query, factors)",
            'main_image(img_path, "Query")',
            "compressor, index_compressed = build_compressed_index(factors)",
-           "index_compressed.search(", "similar_images(", "search(100, 300)", "search(t_shirt, 500)"]
+           "index_compressed.search(", "similar_images(", "search(100, 300)",
+           "search(t_shirt, 500)"]
 
 
 def open_cells(number):
@@ -158,8 +159,8 @@ def test_00_with_the_articles_network(run, home, photos, monkeypatch, resnet50_w
     """The loop writes a file of its own, which the next run reads, and another network does not."""
     monkeypatch.setenv("RESNET50_WEIGHTS", str(resnet50_weights))
     monkeypatch.setattr(folders, "get_images", lambda: photos)
-    resnet = [('name = "efficientnet_lite1"', 'name = "resnet50"'), ("search(100, 300)", "search(40, 20)"),
-              (", 500)", ", 30)"), ("new_photos[8]", "new_photos[0]")]
+    resnet = [('name = "efficientnet_lite1"', 'name = "resnet50"'), (", 500)", ", 30)"),
+              ("search(100, 300)", "search(40, 20)"), ("new_photos[8]", "new_photos[0]")]
     assert "100%" in run("00_", *resnet)
     (made,) = (home / "embeddings").glob("*resnet50*.pickle")
     before = made.read_bytes()

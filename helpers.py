@@ -3,9 +3,11 @@
 The recommender itself is the library in lookalike/, whose public names this module passes on.
 Each step is explained in the notebook that introduces it.
 """
+import base64
 import contextlib
 import dis
 import functools
+import html
 import io
 import itertools
 import sys
@@ -252,8 +254,8 @@ def _small(one, catalogue, height):
     small, file = photo.copy(), io.BytesIO()
     small.thumbnail((150, height))
     small.save(file, "JPEG")
-    picture = ipywidgets.Image(value=file.getvalue(), tooltip=caption,
-                               layout={"width": f"{small.width}px"})
+    picture = ipywidgets.HTML(f'<img alt="{html.escape(caption)}" src="data:image/jpeg;base64,'
+                              f'{base64.b64encode(file.getvalue()).decode()}">')
     return ipywidgets.VBox([picture, ipywidgets.Label(caption)])
 
 

@@ -220,7 +220,8 @@ def test_on_an_accelerator_one_thread_computes(card, photos, tiny):
 @pytest.mark.parametrize("device, factor, why", [
     ("meta", 1, "NotImplementedError"), ("cpu", torch.nan, "wrong by nan"),
     ("cpu", 1.01, "wrong by 1.0%")], ids=["it cannot compute", "NaN", "wrong numbers"])
-def test_an_accelerator_that_fails_is_not_used(card, tiny, monkeypatch, capsys, device, factor, why):
+def test_an_accelerator_that_fails_is_not_used(card, tiny, monkeypatch, capsys, device, factor,
+                                               why):
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device(device))
     network = replace(tiny, network=InThreads(tiny.network, factor))
     assert network.engine(networks.MANY) is network.with_torch
@@ -233,7 +234,7 @@ def test_an_accelerator_that_fails_is_not_used(card, tiny, monkeypatch, capsys, 
 @on_processor
 @pytest.mark.parametrize("infer", [
     None, lambda self, photos: 1 / 0, lambda self, photos: {0: np.full((1, 48), np.nan)},
-    lambda self, photos: {0: np.ones((1, 48))}], ids=["missing", "it fails", "NaN", "wrong numbers"])
+    lambda self, photos: {0: np.ones((1, 48))}], ids=["missing", "fails", "NaN", "wrong numbers"])
 def test_where_openvino_fails_torch_goes_on(home, tiny, monkeypatch, capsys, infer):
     """Also where it compiles a network, and fails at its first batch."""
     if infer:
@@ -272,7 +273,7 @@ def no_network(path, _):
 
 def another_network(path, tiny):
     other = replace(tiny, fingerprint="other", network=torch.nn.Sequential(
-        tiny.network, torch.nn.Tanh()))
+        tiny.network, torch.nn.ReLU()))
     assert other.compiled
     shutil.copy(*[one for one in path.parent.iterdir() if one != path], path)
 

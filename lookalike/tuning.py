@@ -1,4 +1,5 @@
 """A head trained on labels, and the catalogue seen through it (notebook 06)."""
+import copy
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -108,7 +109,8 @@ def with_head(catalogue: Catalogue, head: nn.Module, old: float = 0) -> Catalogu
         The head does not fit the embeddings, gives numbers that are not finite, or `old` is not a
         weight.
     """
-    through, old_network = _ThroughHead(head, as_weight(old)).eval(), catalogue.backbone
+    through = _ThroughHead(copy.deepcopy(head).float(), as_weight(old)).eval()
+    old_network = catalogue.backbone
     try:
         with torch.inference_mode():
             vectors = through(catalogue.img_emb_tensors).numpy()

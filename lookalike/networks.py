@@ -312,10 +312,9 @@ def _on_accelerator(backbone):
 
     Source: github.com/pytorch/pytorch/issues/197805.
     """
-    engine = _with_torch(_FromBytes(backbone), torch.accelerator.current_accelerator(), ON_A_CARD)
+    card = _with_torch(_FromBytes(backbone), torch.accelerator.current_accelerator(), ON_A_CARD)
     one_thread = ThreadPoolExecutor(1)
-    engine = engine._replace(compute=lambda photos: one_thread.submit(
-        engine.compute, photos).result())
+    engine = card._replace(compute=lambda photos: one_thread.submit(card.compute, photos).result())
     _check(engine, backbone)
     return engine
 
@@ -329,12 +328,12 @@ def _with_openvino(backbone):
     core, cores = openvino.Core(), cpu_count()
     bfloat16 = backbone.name == "resnet50" and "BF16" in core.get_property(
         "CPU", "OPTIMIZATION_CAPABILITIES")
-    own = threading.local()  # each worker has a request of its own
 
     def _compiled(model):
         network = core.compile_model(model, "CPU", {
             "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32", "NUM_STREAMS": cores,
             "PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_NUM_THREADS": cores})
+        own = threading.local()  # each worker has a request of its own
 
         def compute(photos):
             if not hasattr(own, "request"):

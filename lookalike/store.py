@@ -31,6 +31,8 @@ EVERY = 3  # seconds between commits: a kill or a power cut costs that much work
 WAIT = 20  # seconds to wait for another notebook's commit before we give up
 # what read a photo: a newer one may read what this one cannot, so its reasons are not taken
 READER = f"Pillow {PIL.__version__}, pillow-heif {pillow_heif.__version__}: "
+# a damaged row may call its bytes a text; no text is a reason to stop reading
+TEXT = functools.partial(str, encoding="utf-8", errors="replace")
 SETTLED = 3 * 10**9  # ns: on some disks a file changed twice in two seconds keeps its time
 
 
@@ -48,6 +50,7 @@ def open_store() -> Iterator[sqlite3.Connection]:
     try:
         if os.access(to_write, os.W_OK) and os.access(path.parent, os.W_OK):
             store = sqlite3.connect(path, timeout=WAIT)
+            store.text_factory = TEXT
             _refuse_foreign(store, path)
             store.executescript(TABLES)
             yield store
@@ -87,6 +90,7 @@ def _in_memory(path):
     say_once(f"{path.parent} cannot be written to: new embeddings stay in memory, until this "
              "notebook ends")
     store = sqlite3.connect(":memory:", check_same_thread=False)
+    store.text_factory = TEXT
     if path.is_file():
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?immutable=1", uri=True)) as disk:
             _refuse_foreign(disk, path)

@@ -127,14 +127,6 @@ def test_any_text_can_be_shown(catalogue, photos, figures, tmp_path, recwarn):
     assert [str(one.message) for one in recwarn if "Glyph" in str(one.message)] == []
 
 
-def test_grey_photos_are_shown_grey(photos, monkeypatch):
-    grey, seen = next(path for path in photos.glob("*.jpg") if Image.open(path).mode == "L"), []
-    monkeypatch.setattr(plt, "show", lambda: seen.append(np.asarray(
-        plt.gcf().axes[0].images[0].get_array())) or plt.close())
-    main_image(grey, "Query")
-    assert seen[0].ndim == 3 and (seen[0][..., 0] == seen[0][..., 2]).all()
-
-
 def test_a_gallery_with_gaps_and_more_titles_than_photos():
     gallery([[7, None], [8]], lambda i: Image.new("RGB", (i, 4)), [["one", "two", "three"]], ["a$"])
     axes = plt.gcf().axes

@@ -15,6 +15,7 @@ from lookalike.folders import photo_files  # noqa: E402
 from lookalike.networks import load_backbone  # noqa: E402
 from lookalike.photos import photo_hash  # noqa: E402
 from lookalike.placeholder import draw_catalogue  # noqa: E402
+from lookalike.shipped import shipped_vectors  # noqa: E402
 from lookalike.store import keep, open_store  # noqa: E402
 
 matplotlib.use("agg")
@@ -60,6 +61,7 @@ def resnet50_weights(tmp_path_factory):
 def said_anew():
     """What is said once is said once per test."""
     common.say_once.cache_clear()
+    shipped_vectors.cache_clear()
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 """What the notebooks share: figures, the walk by clicking, short errors, checks of exercises."""
+import base64
 import importlib
 import io
 import os
@@ -165,7 +166,8 @@ class Walk:
     def shows(self):
         """The captions of the query's photos, and the numbers of those found."""
         for box in (*self.query.children, *self.found.children):
-            assert Image.open(io.BytesIO(box.children[0].value)).height <= 170
+            picture = base64.b64decode(box.children[0].value.partition("base64,")[2][:-2])
+            assert Image.open(io.BytesIO(picture)).height <= 170
         return ([box.children[1].value for box in self.query.children],
                 [int(box.children[2].description.split()[0]) for box in self.found.children])
 

@@ -324,6 +324,7 @@ def _with_openvino(backbone):
 
     Source: docs.openvino.ai, convert_model and performance hints.
     """
+    sys.modules.setdefault("openvino_telemetry", None)  # else OpenVINO reports its use home
     import openvino
     core, cores = openvino.Core(), cpu_count()
     bfloat16 = backbone.name == "resnet50" and "BF16" in core.get_property(
@@ -365,7 +366,6 @@ def _saved_network(backbone):
 
 def _converted(backbone, openvino):
     size = backbone.crop.size
-    sys.modules.setdefault("openvino_telemetry", None)  # else it reports each conversion home
     logging.disable(logging.WARNING)  # it warns of operations that these networks do not have
     try:
         photo = (torch.zeros(1, size, size, 3, dtype=torch.uint8),)

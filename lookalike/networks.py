@@ -255,8 +255,8 @@ def _filled(build, path):
         state = torch.load(path, map_location="cpu", weights_only=True)
         state = state.get("state_dict", state)
         for key in list(state):  # in place, since a network's version number is kept with it
-            value = state.pop(key)
-            state[key.removeprefix("module.")] = value.float() if value.is_floating_point() else value
+            one = state.pop(key)
+            state[key.removeprefix("module.")] = one.float() if one.is_floating_point() else one
     except BROKEN:
         raise ValueError(
             f"{Path(path).name!r} holds no weights that can be loaded safely. A whole model, as "

@@ -76,10 +76,11 @@ def give_answers(cells):
 
 
 def printed(outputs):
-    """What a cell printed and returned, as one text."""
-    return "".join(out["text"] if out["output_type"] == "stream" else
+    """What a cell printed and returned, as one text, without the line that names the folder."""
+    text = "".join(out["text"] if out["output_type"] == "stream" else
                    out.get("data", {}).get("text/plain", "")
                    for out in outputs if out.get("name") != "stderr")
+    return re.sub(r"^Photos: the .*\n", "", text, flags=re.MULTILINE)
 
 
 def numbers(text):

@@ -66,9 +66,9 @@ def faulty(backbone, fault, name="bag-00.jpg"):
 
 
 def right(catalogue, backbone):
-    """Whether each photo's embedding is that of its file as it is now."""
+    """Whether each photo's embedding is that of its file as it is now, but for the last digits."""
     now = backbone.embed([pil_loader(catalogue.images / name) for name in catalogue.img_names])
-    return torch.equal(now, catalogue.img_emb_tensors)
+    return torch.allclose(now, catalogue.img_emb_tensors, atol=1e-4)
 
 
 # ---- what need not be embedded again ---------------------------------------------------------

@@ -6,6 +6,8 @@
 import collections
 import copy
 import functools
+import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +27,8 @@ from lookalike.networks import Backbone, load_backbone, refuse_another_network
 from lookalike.photos import BadPhoto, pil_loader
 from lookalike.query import Found, Query, find, whole
 from lookalike.shipped import SHIPPED_BY, shipped_vectors
-from lookalike.store import network_of, open_store, photos_of, remember_network
+from lookalike.store import keep, network_of, open_store, photos_of, remember_network
+from lookalike.store import vectors_of
 from lookalike.vectors import as_weight, concatenate, group_numbers, is_missing
 
 Values = str | dict | Callable  # a column of the table, {name: value}, or a function of a name
@@ -58,7 +61,7 @@ class Catalogue:
     new: list[str] = field(default_factory=list)  # paths of those that the table leaves out
     skipped: dict = field(default_factory=dict)  # {path: why it cannot be used}
     table: Table = field(default=NO_TABLE, repr=False)
-    _last: tuple = field(default=((0, 0), []), init=False)
+    _last: tuple = field(default=((0, 0), None), init=False)
 
     def __repr__(self):
         return (f"Catalogue: {len(self.img_names):,} photos, {self.img_emb_tensors.shape[1]:,} "
@@ -107,9 +110,28 @@ class Catalogue:
         return pca.fit(self.img_emb_tensors.numpy())
 
     @functools.cached_property
+    def _axes(self):
+        """The PCA's mean and components: the folder's last ones if its embeddings are the same."""
+        X = np.ascontiguousarray(self.img_emb_tensors.numpy())
+        folder, same = (hashlib.sha256(it).digest() for it in (os.fsencode(self.images), X))
+        with open_store() as store:
+            kept = vectors_of(store, "pca", [folder]).get(folder, b"")
+            if kept[:32] != same:
+                axes = np.vstack([self.pca.mean_, self.pca.components_]).astype("<f4")
+                kept = same + axes.tobytes()
+                keep(store, "pca", {folder: kept})
+        mean, *components = np.frombuffer(kept[32:], "<f4").reshape(-1, X.shape[1])
+        return mean, np.stack(components)
+
+    def _compress(self, embeddings):
+        """What `pca.transform` gives; a reader who has opened this folder before needs no PCA."""
+        mean, components = self._axes
+        return (embeddings - mean) @ components.T
+
+    @functools.cached_property
     def compressed(self) -> np.ndarray:
         """All factors of all photos, (N, most_factors) float32: the first n columns serve for n."""
-        return self.pca.transform(self.img_emb_tensors.numpy()).astype(np.float32)
+        return self._compress(self.img_emb_tensors.numpy())
 
     @functools.cached_property
     def colours(self) -> np.ndarray:
@@ -128,8 +150,8 @@ class Catalogue:
         factors = self.compressed[:, :n_features]
         return concatenate((factors, 1), (self.colours, colour)) if as_weight(colour) else factors
 
-    def index(self, n_features: int, colour: float = 0) -> list:
-        """[pca, index_compressed], see `build_compressed_index`; the most recent one is cached."""
+    def index(self, n_features: int, colour: float = 0) -> faiss.IndexFlatL2:
+        """The index of all photos' `vectors`; the most recent one is cached."""
         n = whole(n_features, "the number of factors", 1, self.most_factors,
                   f"{len(self.img_names):,} photos with {self.img_emb_tensors.shape[1]:,} features "
                   "have no more")
@@ -137,7 +159,7 @@ class Catalogue:
             vectors = self.vectors(n, colour)
             index_compressed = faiss.IndexFlatL2(vectors.shape[1])
             index_compressed.add(vectors)
-            self._last = (n, colour), [_first_factors(self.pca, n), index_compressed]
+            self._last = (n, colour), index_compressed
         return self._last[1]
 
     # ---- notebooks 03 and 04: the nearest
@@ -152,10 +174,9 @@ class Catalogue:
         """Make the vector that the index is searched with, (1, d): the mean over the photos."""
         outside = [one for one in query if isinstance(one, Image.Image)]
         numbers = [one for one in query if not isinstance(one, Image.Image)]
-        pca, index_compressed = self.index(factors, colour)
-        parts = [index_compressed.reconstruct_batch(numbers)] if numbers else []
+        parts = [self.index(factors, colour).reconstruct_batch(numbers)] if numbers else []
         if outside:
-            made = pca.transform(self.backbone.embed(outside).numpy())
+            made = self._compress(self.backbone.embed(outside).numpy())[:, :factors]
             hues = [colour_histogram(photo) for photo in outside] if colour else []
             parts.append(concatenate((made, 1), (np.stack(hues), colour)) if colour else made)
         return np.concatenate(parts).mean(axis=0, keepdims=True, dtype=np.float32)
@@ -178,7 +199,7 @@ class Catalogue:
         """Find the k photos nearest to the query, see `nearest` below."""
         k = whole(k, "k, the number of neighbours,", 1, float("inf"), "for example 4")
         query, factors = find(query, self), self.at_most(factors)
-        vector, index = self.query_vector(query, factors, colour), self.index(factors, colour)[1]
+        vector, index = self.query_vector(query, factors, colour), self.index(factors, colour)
         taken = {self._group_of[one] for one in query if not isinstance(one, Image.Image)}
         found, most, everything = [], k + len(query), len(self.img_names)
         while True:
@@ -349,7 +370,9 @@ def build_compressed_index(n_features: int, catalogue: Catalogue | None = None) 
     Raises ValueError for a number of factors that is not from 1 to the smaller of photos and
     features. Source: github.com/facebookresearch/faiss/wiki.
     """
-    return given(catalogue).index(n_features)
+    catalogue = given(catalogue)
+    index_compressed = catalogue.index(n_features)
+    return [_first_factors(catalogue.pca, index_compressed.d), index_compressed]
 
 
 def nearest(query: Query, factors: int, k: int = 4, catalogue: Catalogue | None = None, *,

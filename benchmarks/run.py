@@ -97,14 +97,24 @@ def limit(backbone, engine):
     return 2 * 2048 ** 3 / product / counter.get_total_flops()
 
 
+def torchvisions(backbone):
+    """The network's preprocessing as the article has it, by torchvision's own steps."""
+    from torchvision import transforms as T
+    crop = backbone.crop
+    return T.Compose([T.Resize(crop.resize, T.InterpolationMode[crop.resample.name]),
+                      T.CenterCrop(crop.size), T.ToTensor(),
+                      T.Normalize(backbone.mean, backbone.std)])
+
+
 def extraction(backbone, turns):
     """Files to vectors, photos a second; the share of the limit of both; the neighbours kept."""
     paths = [IMAGES / name for name in photo_files(IMAGES)[:800]]
     few, many = paths[:48], paths[:320]
     engine = backbone.compiled.name
     theirs = torch.nn.Sequential(backbone.network, backbone.classifier)
-    article.extract(few[:2], theirs, backbone.preprocess)
-    a, b, _ = alternating(lambda: article.extract(few, theirs, backbone.preprocess),
+    preprocess = torchvisions(backbone)
+    article.extract(few[:2], theirs, preprocess)
+    a, b, _ = alternating(lambda: article.extract(few, theirs, preprocess),
                       lambda: extract_embeddings(many, backbone), turns)
     a, b, most = len(few) / a, len(many) / b, limit(backbone, engine)
     yield row(f"extraction, {backbone.name}, {engine}", a, b, "photos/s", b / a)

@@ -53,7 +53,7 @@ def test_near_white_counts_only_where_there_is_hardly_anything_else():
     assert apart(on_white, red) < 0.05 < 0.5 < apart(on_grey, red)
     assert apart(on_white, garment("red", (250, 250, 248))) < 0.01
     button = Image.new("RGB", (300, 400), "white")
-    button.paste("red", (140, 190, 170, 220))  # 3 % of the middle half
+    button.paste("red", (140, 190, 170, 220))  # 3% of the middle half
     assert apart(button, Image.new("RGB", (300, 400), "white")) < 0.1 < apart(button, red)
 
 

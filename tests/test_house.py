@@ -5,6 +5,7 @@ import statistics
 import subprocess
 import sys
 
+import prose
 import pytest
 from measures import HERE, NOTEBOOKS, code_cells, code_lines, guards, guards_per_100_lines
 from measures import too_complex
@@ -100,3 +101,11 @@ def test_lessons_have_no_guards(path):
     ("took = %timeit -o f()", 0), ("m = max(row) and min(rows, key=len)", 0)])
 def test_what_counts_as_a_guard(line, expected):
     assert guards(line.splitlines()) == expected
+
+
+@pytest.mark.parametrize("path", [*prose.NOTEBOOKS, *prose.PAGES], ids=lambda path: path.name)
+def test_prose_is_plain(path):
+    text = prose.text_of(path)
+    assert not prose.REFUSED.findall(text)
+    _, its, longest, semicolons = prose.counts([path])
+    assert its <= 1.5 and len(longest) <= 35 and semicolons <= 1

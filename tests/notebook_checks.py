@@ -76,11 +76,11 @@ def give_answers(cells):
 
 
 def printed(outputs):
-    """What a cell printed and returned, as one text, without the line that names the folder."""
+    """What a cell printed and returned, without progress bars and the line that names the folder."""
     text = "".join(out["text"] if out["output_type"] == "stream" else
                    out.get("data", {}).get("text/plain", "")
                    for out in outputs if out.get("name") != "stderr")
-    return re.sub(r"^Photos: the .*\n", "", text, flags=re.MULTILINE)
+    return re.sub(r"^(Photos: the |.*\d%\|).*\n", "", text, flags=re.MULTILINE)
 
 
 def numbers(text):

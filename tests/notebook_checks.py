@@ -76,7 +76,7 @@ def give_answers(cells):
 
 
 def printed(outputs):
-    """What a cell printed and returned, without progress bars and the line that names the folder."""
+    """What a cell printed and returned, without progress bars and the name of the folder."""
     text = "".join(out["text"] if out["output_type"] == "stream" else
                    out.get("data", {}).get("text/plain", "")
                    for out in outputs if out.get("name") != "stderr")

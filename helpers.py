@@ -225,7 +225,7 @@ def walk(catalogue: Catalogue, query: Query = 100, factors: int = 300, colour: f
             steps[-1], number.value = photos, photos[0]
 
     def _button(text, step):
-        button = ipywidgets.Button(description=text, layout={"width": "150px"})
+        button = ipywidgets.Button(description=text, layout={"width": "180px"})
         button.on_click(lambda _: _go(step))
         return button
 

@@ -145,7 +145,7 @@ def _several(value):
 
 
 def _figure(parts):
-    """The parts of a figure, in a row, that fits a laptop's screen."""
+    """Make a figure that fits a laptop's screen; return its parts, which lie in a row."""
     figure = plt.figure(figsize=(3.4 * parts, 4.8), facecolor="white", layout="constrained")
     return figure.subfigures(1, parts, squeeze=False)[0]
 
@@ -291,9 +291,9 @@ def _shell():
 
 
 def _show_error(shell, kind, error, trace, tb_offset=None):
-    """Show of an error that our code raises only the cell's line and what the error says.
+    """Show only the cell's line and the message of an error that our code raises.
 
-    All others, such as a mistake in our code, are shown whole. Source: IPython's documentation,
+    Other errors, such as a mistake in our code, are shown whole. Source: IPython's documentation,
     InteractiveShell.set_custom_exc.
     """
     deepest = trace

@@ -94,7 +94,7 @@ def _cloth(rng, colour, pattern, tilt):
 
 
 def _backdrop(rng, sender):
-    """What the garment lies on: one colour a sender, with a soft gradient and a little grain."""
+    """What the garment lies on: one colour per sender, with a soft gradient and a little grain."""
     person = np.random.default_rng(1000 + sender)
     colour = BACKDROPS[sender % len(BACKDROPS)] + person.uniform(-12, 12, 3)
     across, down = person.uniform(-0.12, 0.12, 2).tolist()

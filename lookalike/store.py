@@ -2,7 +2,7 @@
 
 A photo is its bytes, identified by their SHA-256. So resuming after an interruption, two notebooks
 at once, photos that were renamed, moved, copied or changed, and another network and back again need
-no code of their own: only what no network of that fingerprint has seen is embedded.
+no code of their own: we embed only photos that no network with that fingerprint has seen.
 """
 import contextlib
 import functools
@@ -86,7 +86,7 @@ def _refuse_foreign(store, path):
 
 @functools.cache
 def _in_memory(path):
-    """A store that ends with the process, with what a file that we may only read holds already."""
+    """Make a store that ends with the process; it begins with what a read-only file holds."""
     say_once(f"{path.parent} cannot be written to: new embeddings stay in memory, until this "
              "notebook ends")
     store = sqlite3.connect(":memory:", check_same_thread=False)
@@ -196,7 +196,7 @@ def remember_network(store: sqlite3.Connection, images: Path, about: dict[str, s
 
 
 def _note(store, table, rows):
-    """Store what saves time and no work: where that is impossible, go on at once."""
+    """Store what only saves time; if that is impossible, go on at once."""
     store.execute("PRAGMA busy_timeout = 100")
     with contextlib.suppress(sqlite3.OperationalError):
         _write(store, table, rows)

@@ -275,7 +275,7 @@ def open_catalogue(images: AnyPath | None = None, backbone: Backbone | str | Non
     with open_store() as store:
         photos, faults = photos_of(store, folder, photo_files(folder))
         _refuse_none(folder, photos, faults)
-        table = read_table(folder, photos, of_the_tutorial=images is None)
+        table = read_table(folder, photos, _of_the_tutorial(photos))
         paths, new, by_label = _arrange(folder, photos, table, labels)
         by_group = values_of(groups, "groups", photos, table) if groups is not None else {}
         about = backbone.about if backbone else network_of(store, folder) or SHIPPED_BY
@@ -298,8 +298,9 @@ def open_catalogue(images: AnyPath | None = None, backbone: Backbone | str | Non
         {path: name for name in names for path in paths[name][1:]}, new, skipped, table)
     if backbone:
         catalogue.backbone = backbone
-    if images is None:
-        _say_if_not_the_tutorials(catalogue)
+    if images is None and folder.name != "drawn_images" and not _of_the_tutorial(photos):
+        say_once(f"The lessons are about the tutorial's photos; {folder.name}/ holds others. For "
+                 "your own photos, open your_own_photos.ipynb", folder)
     if images is None and backbone is None:
         opened[:] = [catalogue]
     say(repr(catalogue))
@@ -314,11 +315,10 @@ def _refuse_none(folder, usable, reasons):
                        f"the first: {reason}")
 
 
-def _say_if_not_the_tutorials(catalogue):
-    known = shipped_vectors().keys() & {*catalogue.photos}
-    if catalogue.images.name != "drawn_images" and 2 * len(known) < len(catalogue.photos):
-        say_once(f"The lessons are about the tutorial's photos; {catalogue.images.name}/ holds "
-                 "others. For your own photos, open your_own_photos.ipynb", catalogue.images)
+def _of_the_tutorial(photos):
+    """Whether at least half of the photos, {name: SHA-256}, are the tutorial's."""
+    known = shipped_vectors()
+    return 2 * sum(photo in known for photo in photos.values()) >= len(photos)
 
 
 def _arrange(folder, photos, table, labels):

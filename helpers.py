@@ -94,7 +94,7 @@ def main_image(img_path: AnyPath | Image.Image, desc: str) -> None:
 
 def similar_images(indices: Sequence[int | Neighbour], suptitle: str,
                    catalogue: Catalogue | None = None) -> None:
-    """Show up to four photos of the catalogue in a 2x2 grid: their numbers, or what was found."""
+    """Show up to four photos in a 2x2 grid, given by their numbers or as `nearest` found them."""
     catalogue = _given(catalogue)
     numbers = [whole(i.index if isinstance(i, Neighbour) else i, "a photo's number", 0,
                      len(catalogue.img_names) - 1, "photos are counted from 0")
@@ -189,9 +189,10 @@ def walk(catalogue: Catalogue, query: Query = 100, factors: int = 300, colour: f
          ) -> Any:
     """Search by clicking, from one photo to the next.
 
-    Below each photo found, its number makes it the next query, and *like* adds it to the query;
-    *back* undoes the last step. You can type a number or upload a photo (Jupyter does not transmit
-    files of more than 10 MB). The sliders set the number of factors and the weight of colour.
+    The button with a photo's number makes that photo the next query, and *like* adds the photo to
+    the query; *back* undoes the last step. You can type a number or upload a photo (Jupyter does
+    not transmit files of more than 10 MB). The sliders set the number of factors and the weight of
+    colour.
 
     Parameters are those of `search`; the query is where the walk begins.
     """

@@ -32,9 +32,9 @@ class Extracted(NamedTuple):
 def extract_embeddings(paths: list[AnyPath], backbone: Backbone, images: AnyPath = "") -> Extracted:
     """Turn photos into embeddings; a photo that cannot be read is reported and left out.
 
-    Each core takes one photo at a time, from the file to the embedding, so decoding runs alongside
-    the network. Nothing is stored: `open_catalogue` does that. (A process that forks after this,
-    as torch's DataLoader with workers does on Linux, hangs: let it spawn.)
+    Each core takes one photo at a time (four with ResNet50), from the file to the embedding, so
+    decoding runs alongside the network. Nothing is stored: `open_catalogue` does that. (A process
+    that forks after this, as torch's DataLoader with workers does on Linux, hangs: let it spawn.)
 
     Parameters
     ----------

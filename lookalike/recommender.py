@@ -238,7 +238,7 @@ opened: list[Catalogue] = []  # the default catalogue of nearest, search and the
 
 def open_catalogue(images: AnyPath | None = None, backbone: Backbone | str | None = None, *,
                    labels: Values | None = None, groups: Values | None = None) -> Catalogue:
-    """Find photos and their embeddings; photos never seen before are embedded, and stored.
+    """Find photos and their embeddings; embed photos never seen before, and store the embeddings.
 
     Parameters
     ----------

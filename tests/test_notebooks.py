@@ -47,7 +47,7 @@ def test_a_saved_notebook_shows_what_it_computes(path):
     text = path.read_text(encoding="utf-8")
     assert '"output_type": "error"' not in text and "mathdefault" not in text
     assert not re.search(r'"(/home|/root|/tmp|/mnt|/work|C:\\)', text)
-    assert "widget-view+json" not in text, "saved without widgets: a picture is below each"
+    assert "widget-view+json" not in text, "save without widgets, which need a kernel"
 
 
 # ---- the article's blocks --------------------------------------------------------------------

@@ -63,7 +63,7 @@ def test_twelve_photos_without_labels(run, mine, photos):
         shutil.copy(path, mine)
     shell, printed, error = run()
     assert not error and "there is nothing to measure" in printed
-    assert "12 photos, 0 left out, 0 copies" in printed and "new photos: 0\n" in printed
+    assert "photos: 12, left out: 0, second copies: 0" in printed and "new photos: 0\n" in printed
     assert {"recommendations.csv", "recommendations.html"} < {path.name for path in mine.iterdir()}
     shutil.copy(drawn[12], mine / "next week.jpg")
     for name in ("renamed.jpg", "and back.jpg"):
@@ -123,5 +123,5 @@ def test_broken_files(run, mine, photos):
     (mine / "cut off.jpg").write_bytes((photos / "new-00.jpg").read_bytes()[:2000])
     (mine / "notes.txt").touch()
     shell, printed, error = run()
-    assert not error and "3 left out, 1 copies" in printed and "same photo: ä copy.jpg" in printed
+    assert not error and "left out: 3, second copies: 1" in printed and "same photo: ä copy.jpg" in printed
     assert all(f"left out: {name}" in printed for name in ("empty.jpg", "text.png", "cut off.jpg"))

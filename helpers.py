@@ -94,7 +94,7 @@ def main_image(img_path: AnyPath | Image.Image, desc: str) -> None:
 
 def similar_images(indices: Sequence[int | Neighbour], suptitle: str,
                    catalogue: Catalogue | None = None) -> None:
-    """Show up to four photos of the catalogue in a 2x2 grid: their numbers, or what was found."""
+    """Show up to four photos, given as numbers or as Neighbours, in a 2x2 grid."""
     catalogue = _given(catalogue)
     numbers = [whole(i.index if isinstance(i, Neighbour) else i, "a photo's number", 0,
                      len(catalogue.img_names) - 1, "photos are counted from 0")

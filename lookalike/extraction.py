@@ -163,7 +163,7 @@ def _embed_new(store, new, backbone):
 
 
 def _store(store, backbone, made, colours):
-    """Store what was made, and begin to collect anew; returns how many embeddings it was."""
+    """Store what was made and forget it here; return how many embeddings there were."""
     keep(store, FINGERPRINT, {photo: colours.pop(photo) for photo in list(colours)})
     kept = keep(store, backbone.fingerprint, made)
     made.clear()

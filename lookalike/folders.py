@@ -33,7 +33,7 @@ PHOTO_ENDINGS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bm
 # what systems put next to people's files, besides all that starts with a dot
 NOT_THEIRS = {"@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "__macosx",
               "system volume information", "lost+found"}
-# folders that are no categories; cameras call theirs 100APPLE
+# folders that are not categories; cameras call theirs 100APPLE
 NO_CATEGORY = re.compile(r"images|train|training|val|valid|validation|test|testing|\d{3}\w{5}"
                          r"|[\W\d_]*", re.IGNORECASE)
 NO_LABEL = {"", "nan", "none", "n/a", "-"}
@@ -238,9 +238,9 @@ NO_TABLE = Table("", "", {})
 def read_table(images: Path, photos: dict[str, bytes], of_the_tutorial: bool = False) -> Table:
     """Read images.csv (image, label) or styles.csv (id, articleType), in the folder or above it.
 
-    `photos` are the folder's photos, {name: SHA-256}. Of the tutorial's table, whose five rows
-    without a photo are known, we print nothing. Raises ValueError for a table of these
-    photos that cannot be read. Another table is passed over, with a line that says why.
+    `photos` are the folder's photos, {name: SHA-256}. We print nothing about the tutorial's
+    table, whose five rows without a photo are known. Raises ValueError for a table of these photos
+    that cannot be read. Another table is passed over, with a line that says why.
     """
     for path, called, its_own in _tables(images):
         key, label = TABLES[path.name]

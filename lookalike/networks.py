@@ -27,7 +27,7 @@ from lookalike.folders import downloading, from_here
 from lookalike.photos import pil_loader
 
 MANY = 100      # photos from which on the seconds that OpenVINO takes to convert pay off
-# photos per batch, the quickest of those measured; a processor takes one, but for these networks
+# photos per batch, the quickest of those measured; on a processor one, except for these networks
 ON_A_CARD, ON_A_PROCESSOR = 32, {"resnet50": 4}
 # how far from the processor's float32 an engine may be, as a share of the vector's length; seen:
 # 1e-6 for float32, 0.02 for bfloat16

@@ -222,7 +222,7 @@ def _first_of_each_group(hits, group_of, taken):
 
 
 def _first_factors(pca, n):
-    """Cut the PCA that a fit with n components gives out of one with all of them."""
+    """Cut a PCA with all components down to n; the result equals a fit with n."""
     cut, rest = copy.copy(pca), pca.explained_variance_[n:]
     cut.n_components = cut.n_components_ = n
     for name in ("components_", "explained_variance_", "explained_variance_ratio_",
@@ -238,7 +238,7 @@ opened: list[Catalogue] = []  # the default catalogue of nearest, search and the
 
 def open_catalogue(images: AnyPath | None = None, backbone: Backbone | str | None = None, *,
                    labels: Values | None = None, groups: Values | None = None) -> Catalogue:
-    """Find photos and their embeddings; embed photos never seen before, and store the embeddings.
+    """Find photos and their embeddings; embed photos never seen before, and store the result.
 
     Parameters
     ----------
@@ -367,8 +367,8 @@ def build_compressed_index(n_features: int, catalogue: Catalogue | None = None) 
     """Make [pca, index_compressed]: the first n_features factors, and an index of all photos.
 
     PCA is fitted at the first call; later calls reuse that fit. The index is faiss's IndexFlatL2.
-    Raises ValueError for a number of factors that is not from 1 to the smaller of photos and
-    features. Source: github.com/facebookresearch/faiss/wiki.
+    Raises ValueError unless the number of factors is from 1 to the catalogue's `most_factors`.
+    Source: github.com/facebookresearch/faiss/wiki.
     """
     catalogue = given(catalogue)
     index_compressed = catalogue.index(n_features)

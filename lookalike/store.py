@@ -101,9 +101,9 @@ def _in_memory(path):
 
 # ---- which photo a file is -------------------------------------------------------------------
 def _file_stat(file):
-    """Size, time of change, and the time of change of what the system keeps of a file, in ns.
+    """Size, and the times when the content and the metadata last changed, in ns.
 
-    The last cannot be set back by programs that keep the other two.
+    Programs that keep the first two as they were cannot set back the third.
     """
     stat = file.stat()
     return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"

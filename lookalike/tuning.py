@@ -13,9 +13,10 @@ from lookalike.vectors import as_weight
 
 
 def projection_head(n_features: int, n_out: int = 512) -> nn.Sequential:
-    """Make a small network that projects embeddings, (B, n_features) to (B, n_out), of one length.
+    """Make a small network that projects embeddings, (B, n_features) to (B, n_out).
 
-    That length is sqrt(n_out). Dropout, a random half of all numbers, reduces overfitting.
+    All outputs have the length sqrt(n_out). Dropout sets a random half of the numbers to zero,
+    which reduces overfitting.
     Source: Khosla and others 2020, arxiv.org/abs/2004.11362.
     """
     return nn.Sequential(nn.BatchNorm1d(n_features), nn.Dropout(0.5), nn.Linear(n_features, 512),

@@ -256,7 +256,8 @@ def _small(one, catalogue, height):
     small.thumbnail((150, height))
     small.save(file, "JPEG")
     picture = ipywidgets.HTML(f'<img alt="{html.escape(caption)}" src="data:image/jpeg;base64,'
-                              f'{base64.b64encode(file.getvalue()).decode()}">')
+                              f'{base64.b64encode(file.getvalue()).decode()}">',
+                              layout={"height": f"{height}px"})  # so that the buttons line up
     return ipywidgets.VBox([picture, ipywidgets.Label(caption)])
 
 

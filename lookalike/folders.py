@@ -330,7 +330,8 @@ def match(rows: dict[str, Any], photos: dict[str, bytes], what: str = "", folder
     unused = [key for key in rows if key not in photos_of]
     if unclear and what:
         say_once(f"{what}{len(unclear):,} rows fit several photos each, so we use none of them. "
-                 f"The first is {shown(unclear[0])}: write paths, with file extensions", folder)
+                 f"The first is {shown(unclear[0])}: give each photo a row, by its path with "
+                 "extension", folder)
     if unused and what:
         say_once(f"{what}{len(unused):,} rows fit no photo. The first is {shown(unused[0])}; the "
                  f"first photo is {shown(next(iter(photos)))}", folder)

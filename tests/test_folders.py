@@ -201,7 +201,7 @@ def test_no_photo_gets_another_photos_label(tmp_path, capsys, rows, expected, un
     assert (labels(table(tmp_path, f"image,label\n{rows}\n")) or {}) == expected
     assert capsys.readouterr().out == (
         f"images.csv: 1 rows fit several photos each, so we use none of them. The first is "
-        f"{unclear!r}: write paths, with file extensions\n" if unclear else "")
+        f"{unclear!r}: give each photo a row, by its path with extension\n" if unclear else "")
 
 
 def test_rows_that_fit_no_photo_are_counted(tmp_path, capsys):

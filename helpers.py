@@ -43,7 +43,9 @@ __all__ = [
 FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic",
          "PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "WenQuanYi Zen Hei",
          "Droid Sans Fallback", "Arial Unicode MS", "Noto Emoji", "Segoe UI Emoji")
-WEIGHTS = [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1]  # of colour, on the walk's slider
+# the stops of the walk's sliders
+FACTORS = {1, 2, 5, 10, 20, 50, 100, 200, 300, 500, 1000}
+WEIGHTS = {0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1}  # of colour
 
 
 # ---- the recommender in figures --------------------------------------------------------------
@@ -190,21 +192,22 @@ def walk(catalogue: Catalogue, query: Query = 100, factors: int = 300, colour: f
     """Search by clicking, from one photo to the next.
 
     The button with a photo's number makes that photo the next query, and *like* adds the photo to
-    the query; *back* undoes the last step. You can type a number or upload a photo (Jupyter does
-    not transmit files of more than 10 MB). The sliders set the number of factors and the weight of
-    colour.
+    the query; *back* returns to the query before. You can type a number and press Enter, or upload
+    a photo (Jupyter does not transmit files of more than 10 MB). The sliders set the number of
+    factors and the weight of colour.
 
     Parameters are those of `search`; the query is where the walk begins.
     """
     import ipywidgets
     steps, slow = [[query]], {"continuous_update": False}
     back = ipywidgets.Button(description="back", layout={"width": "80px"})
-    number = ipywidgets.BoundedIntText(0, max=len(catalogue.img_names) - 1, description="photo",
-                                       layout={"width": "160px"})
+    number = ipywidgets.IntText(0, description="photo", layout={"width": "160px"})
     upload = ipywidgets.FileUpload(accept="image/*,.heic,.heif", description="your photo")
-    slider = ipywidgets.IntSlider(catalogue.at_most(factors), 1, catalogue.most_factors,
-                                  description="factors", **slow)
-    dial = ipywidgets.SelectionSlider(options=sorted({*WEIGHTS, colour}), value=colour,
+    start, most = catalogue.at_most(factors), catalogue.most_factors
+    stops = {n for n in FACTORS if n < most} | {start, most}
+    slider = ipywidgets.SelectionSlider(options=sorted(stops), value=start, description="factors",
+                                        **slow)
+    dial = ipywidgets.SelectionSlider(options=sorted(WEIGHTS | {colour}), value=colour,
                                       description="colour", **slow)
     note, asked, found = ipywidgets.Label(), ipywidgets.HBox(), ipywidgets.HBox()
 
@@ -255,10 +258,12 @@ def _small(one, catalogue, height):
     small, file = photo.copy(), io.BytesIO()
     small.thumbnail((150, height))
     small.save(file, "JPEG")
-    picture = ipywidgets.HTML(f'<img alt="{html.escape(caption)}" src="data:image/jpeg;base64,'
-                              f'{base64.b64encode(file.getvalue()).decode()}">',
-                              layout={"height": f"{height}px"})  # so that the buttons line up
-    return ipywidgets.VBox([picture, ipywidgets.Label(caption)])
+    # at the bottom of a box of one height, so that captions and buttons line up
+    picture = ipywidgets.HTML(
+        f'<div style="height: {height}px; display: flex; align-items: end"><img '
+        f'alt="{html.escape(caption)}" src="data:image/jpeg;base64,'
+        f'{base64.b64encode(file.getvalue()).decode()}"></div>')
+    return ipywidgets.VBox([picture, ipywidgets.Label(caption)], layout={"padding": "0 12px 0 0"})
 
 
 # ---- how figures and errors look -------------------------------------------------------------

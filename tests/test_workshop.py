@@ -124,10 +124,11 @@ def test_the_offline_kit(home, photos, tmp_path_factory, monkeypatch, capsys):
     assert {"win_amd64", versions[-1], "--no-deps"} <= {*command}
     assert all(one[one.index("--python-version") + 1] == "3.12" for one in ran)
     tutorial = target / "tutorial"
-    for file in ("helpers.py", "notebooks/00_the_article.ipynb", "images/images.csv"):
+    for file in ("helpers.py", "notebooks/00_the_article.ipynb", "images/images.csv",
+                 "lookalike/recommendations.html", "workshop/slides.md"):
         assert (tutorial / file).is_file(), file
     assert not (tutorial / ".git").exists() and not (tutorial / ".venv").exists()
-    page = (target / "START.md").read_text(encoding="utf-8")
+    page = (target / "START-windows.md").read_text(encoding="utf-8")
     assert 'pip install --no-index --find-links "..\\wheels" -r requirements.txt' in page
     assert "py -3.12 -m venv .venv" in page
 
@@ -200,7 +201,8 @@ def test_copies_for_a_class(tmp_path):
         cells, answers = nbformat.read(path, 4).cells, nbformat.read(saved, 4).cells
         assert [one.source for one in cells] == [one.source for one in answers]
         assert not any(one.get("outputs") or one.get("execution_count") for one in cells)
-    assert (tmp_path / "class" / "roadmap" / "01.svg").is_file()
+        for link in re.findall(r"\]\((?!http)([\w./]+)", "".join(one.source for one in cells)):
+            assert (tmp_path / "class" / link).exists() or link.startswith("../"), link
 
 
 # ---- the 90 minutes --------------------------------------------------------------------------

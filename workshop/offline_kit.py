@@ -25,7 +25,8 @@ SYSTEMS = {  # uv's name for each, and the names that pip gives its wheels
 }
 LEAVE_OUT = shutil.ignore_patterns(".git", ".venv", "venv", "embeddings", "images", "drawn_images",
                                    "t-shirt.jpg", "recommendations", "__pycache__", ".*_cache",
-                                   ".ipynb_checkpoints", "*.html")
+                                   ".ipynb_checkpoints", "html", "slides.html", "[0-9]*.html",
+                                   "your_own_photos.html")
 PAGE = """# Without internet
 
 Copy the folders `tutorial` and `wheels` next to each other on your machine. Open a terminal in the
@@ -81,15 +82,18 @@ def photos(tutorial):
 
 
 def page(target, system, version):
+    """Write the page with the two commands, one for each system; return its name."""
     windows = system == "windows" or system == "this" and sys.platform == "win32"
     bin_ = ".venv\\Scripts\\" if windows else ".venv/bin/"
     python = f"py -{version}" if windows else f"python{version}"
-    (target / "START.md").write_text(PAGE.format(
+    start = target / ("START.md" if system == "this" else f"START-{system}.md")
+    start.write_text(PAGE.format(
         system=sys.platform if system == "this" else system, version=version, python=python,
         pip=f"{bin_}python -m pip", wheels="..\\wheels" if windows else "../wheels",
         check=f"{bin_}python workshop/check.py", lab=f"{bin_}jupyter lab --LabApp.default_url="
         f"/lab/tree/{'class' if (HERE / 'class').is_dir() else 'notebooks'}/"
         "01_feature_extraction.ipynb"), encoding="utf-8")
+    return start.name
 
 
 def main():
@@ -115,13 +119,13 @@ def main():
         wheels(given.folder / "wheels", given.system, given.python, index)
     except subprocess.CalledProcessError:  # pip or uv has printed why
         sys.exit("The packages could not be downloaded, see above: run this again with an internet "
-                 "connection, for a Python from 3.11 to 3.14. It keeps what has arrived")
+                 "connection, for a Python from 3.11 to 3.14")
     shutil.copytree(HERE, given.folder / "tutorial", ignore=LEAVE_OUT, dirs_exist_ok=True)
     instead = photos(given.folder / "tutorial")
-    page(given.folder, given.system, given.python)
+    start = page(given.folder, given.system, given.python)
     size = sum(file.stat().st_size for file in given.folder.rglob("*") if file.is_file())
-    print(f"{given.folder}: {size / 1e9:.1f} GB. {instead}Read its START.md, and install "
-          "from it once yourself")
+    print(f"{given.folder}: {size / 1e9:.1f} GB. {instead}Read its {start}, and "
+          "install from it once yourself")
 
 
 if __name__ == "__main__":

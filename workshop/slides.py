@@ -111,9 +111,10 @@ def three_vectors(numbers=(100, 1352, 27)):
         photo = image("jpeg", (HERE / f"photo_{number}.jpg").read_bytes(), f"photo {number}")
         away = float(((vector - vectors[0]) ** 2).sum())
         said = f"distance {away:.1f}" if away else "the query"
-        bars = "".join(f'<rect x="{20 * i}" y="{60 * (3 - value):.1f}" width="14" '
-                       f'height="{60 * value:.1f}" fill="#c2185b"/>'
-                       for i, value in enumerate(vector[most].tolist()))
+        heights = 180 * vector[most] / vectors[:, most].max()
+        bars = "".join(f'<rect x="{20 * i}" y="{180 - height:.1f}" width="14" '
+                       f'height="{height:.1f}" fill="#c2185b"/>'
+                       for i, height in enumerate(heights.tolist()))
         rows += (f'<tr><td>{photo}<td><svg viewBox="0 0 800 180" role="img" aria-label="forty '
                  f'features of photo {number}">{bars}</svg><td>{said}')
     return f"<table>{rows}</table>"
@@ -151,6 +152,7 @@ def write_slides(path, crisp=False):
 def write_html(folder):
     """Each notebook as one file that holds all its pictures."""
     folder.mkdir(exist_ok=True)
+    shutil.copy(NOTEBOOKS / "GLOSSARY.md", folder)
     exporter = HTMLExporter(embed_images=True)
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         notebook = described(nbformat.read(path, 4))
@@ -168,6 +170,8 @@ def write_html(folder):
 def write_class(folder):
     """The notebooks without outputs, for a class that is to see each result for itself."""
     shutil.copytree(NOTEBOOKS / "roadmap", folder / "roadmap", dirs_exist_ok=True)
+    for beside in (*NOTEBOOKS.glob("*.jpg"), NOTEBOOKS / "GLOSSARY.md"):
+        shutil.copy(beside, folder)
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         notebook, _ = ClearOutputPreprocessor().preprocess(nbformat.read(path, 4), {})
         nbformat.write(notebook, folder / path.name)

@@ -232,7 +232,8 @@ def test_the_minutes_add_up():
 @pytest.mark.slow
 def test_all_notebooks_as_html(tmp_path):
     slides.write_html(tmp_path / "html")
-    pages = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "html").glob("*.html")}
+    pages = {path.name: path.read_text(encoding="utf-8")
+             for path in (tmp_path / "html").glob("*.html")}
     assert len(pages) == len(list((HERE / "notebooks").glob("*.ipynb")))
     first = pages["01_feature_extraction.html"]
     assert 'href="02_pca_compression.html"' in first and '<script src="http' not in first

@@ -33,6 +33,7 @@ from lookalike.query import Query, find, whole
 from lookalike.recommender import Catalogue, Neighbour, build_compressed_index, nearest
 from lookalike.recommender import open_catalogue
 from lookalike.shipped import load_embeddings
+from lookalike.vectors import as_weight
 
 __all__ = [
     "open_catalogue", "nearest", "build_compressed_index", "load_backbone", "extract_embeddings",
@@ -187,7 +188,7 @@ def _short_name(photo):
 
 
 # ---- the walk by clicking --------------------------------------------------------------------
-def walk(catalogue: Catalogue, query: Query = 100, factors: int = 300, colour: float = 0
+def walk(catalogue: Catalogue, query: Query = 0, factors: int = 300, colour: float = 0
          ) -> Any:
     """Search by clicking, from one photo to the next.
 
@@ -199,6 +200,7 @@ def walk(catalogue: Catalogue, query: Query = 100, factors: int = 300, colour: f
     Parameters are those of `search`; the query is where the walk begins.
     """
     import ipywidgets
+    catalogue, colour = recommender.given(catalogue), as_weight(colour)
     steps, slow = [[query]], {"continuous_update": False}
     back = ipywidgets.Button(description="back", layout={"width": "80px"})
     number = ipywidgets.IntText(0, description="photo", layout={"width": "160px"})
@@ -218,37 +220,44 @@ def walk(catalogue: Catalogue, query: Query = 100, factors: int = 300, colour: f
             four = catalogue.nearest(photos, slider.value, 4, dial.value)
             note.value = ""
         except Exception as error:  # a click has no cell that could show it
-            steps[1:] = steps[1:-1]
             note.value = str(error)
-            return
+            return False
         asked.children = [_small(one, catalogue, 90) for one in photos[-8:]]
         found.children = [ipywidgets.VBox([
-            *_small(one.index, catalogue, 170).children, _button(str(one), [one.index]),
-            _button("like", [*steps[-1], one.index])]) for one in four]
+            *_small(one.index, catalogue, 170).children,
+            _button(str(one), functools.partial(_go, [one.index])),
+            _button("like", functools.partial(_go, [*steps[-1], one.index]))]) for one in four]
         if len(photos) == 1 and isinstance(photos[0], int):
             steps[-1], number.value = photos, photos[0]
+        return True
 
-    def _button(text, step):
-        button = ipywidgets.Button(description=text, layout={"width": "180px"})
-        button.on_click(lambda _: _go(step))
-        return button
-
-    def _go(step):
+    def _go(step, _=None):
         steps.append(step)
-        _update()
+        _update() or steps.pop()  # what cannot be searched with is no step
+
+    def _typed(change):
+        note.value = ""
+        return steps[-1] != [change.new] and _go([change.new])
 
     def _back(_):
         steps[1:] = steps[1:-1]
         _update()
 
     back.on_click(_back)
-    number.observe(lambda change: steps[-1] != [change.new] and _go([change.new]), "value")
+    number.observe(_typed, "value")
     upload.observe(lambda change: _go(list(change.new)) if change.new else None, "value")
     slider.observe(_update, "value")
     dial.observe(_update, "value")
     _update()
     return ipywidgets.VBox([ipywidgets.HBox([back, number, upload, slider, dial]), note, asked,
                             found])
+
+
+def _button(text, click):
+    import ipywidgets
+    button = ipywidgets.Button(description=text, layout={"width": "180px"})
+    button.on_click(click)
+    return button
 
 
 def _small(one, catalogue, height):

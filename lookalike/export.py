@@ -3,6 +3,7 @@ import base64
 import collections
 import contextlib
 import csv
+import errno
 import io
 import json
 import os
@@ -14,8 +15,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from lookalike.common import AnyPath, readable
+from lookalike.folders import expanded
 from lookalike.photos import BadPhoto, pil_loader
-from lookalike.recommender import Catalogue, nearest
+from lookalike.recommender import Catalogue, given, nearest
 
 PAGE_WEIGHTS = 0, 0.5, 1  # of colour: what the page offers
 NOT_IN_BROWSERS = "HEIF", "TIFF"
@@ -54,14 +56,17 @@ def save_recommendations(catalogue: Catalogue, factors: int = 300, colour: float
     ValueError
         `nearest` cannot use these numbers, or the catalogue has only one photo.
     """
-    place = Path(catalogue.images if folder is None else folder).absolute()
+    catalogue = given(catalogue)
+    place = expanded(catalogue.images if folder is None else folder).absolute()
     paths = place / "recommendations.csv", place / "recommendations.html"
     unfinished = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths]
     try:
         with _another_place(place):  # before the work begins
             place.mkdir(parents=True, exist_ok=True)
-            for path in unfinished:
+            for path, whole in zip(unfinished, paths):
                 path.touch()
+                if whole.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, f"{whole.name} is a folder")
         weights = [colour, *(weight for weight in PAGE_WEIGHTS if weight != colour)]
         found = {weight: _found(catalogue, factors, weight, k) for weight in weights}
         files = _table(catalogue, found[colour]), _page(catalogue, found, colour, place)

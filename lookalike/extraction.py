@@ -155,7 +155,8 @@ def _embed_new(store, new, backbone):
             if time.monotonic() > due:
                 kept, due = kept + _store(store, backbone, made, colours), time.monotonic() + EVERY
     except KeyboardInterrupt:
-        say(f"{kept + len(made):,} of {len(files):,} photos are stored: run this again to go on")
+        kept += _store(store, backbone, made, colours)
+        say(f"{kept:,} of {len(files):,} photos are stored: run this again to go on")
         raise
     finally:
         _store(store, backbone, made, colours)

@@ -75,11 +75,15 @@ def own_folder(path: AnyPath, named_by: str = "images") -> Path:
     return images
 
 
+def expanded(path: AnyPath) -> Path:
+    """Replace a leading ~ by the reader's own folder; a file may be called ~1.jpg."""
+    path = Path(path)
+    return path.expanduser() if path.parts[:1] == ("~",) else path
+
+
 def from_here(path: AnyPath) -> Path:
     """Resolve a reader's path relative to where the code runs, or else to the checkout."""
-    path = Path(path)
-    if path.parts[:1] == ("~",):  # a file may be called ~1.jpg
-        path = path.expanduser()
+    path = expanded(path)
     in_checkout = common.HERE / path
     return in_checkout if not os.path.exists(path) and os.path.exists(in_checkout) else path
 
@@ -369,8 +373,9 @@ def values_of(given: str | dict | Callable, what: str, photos: dict[str, bytes],
     if callable(given):
         values = {name: given(name) for name in photos}
     elif isinstance(given, dict):
-        values = match({_plain(str(name)): value for name, value in given.items()}, photos,
-                       f"{what}: ")
+        exact = {name: given[name] for name in photos if name in given}
+        values = match({_plain(str(name)): value for name, value in given.items()
+                        if name not in exact}, photos, f"{what}: ") | exact
     else:
         raise TypeError(f"{what} is {shown(given)}: pass a column's name, a dict {{name: value}} "
                         "or a function of a photo's name")

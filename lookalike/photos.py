@@ -79,8 +79,8 @@ def read_photo(f: BinaryIO, name: AnyPath) -> Image.Image:
 def _opened(path):
     path = Path(path)
     if not os.path.lexists(path):
-        raise FileNotFoundError(f"no photo {shown(str(path))} in {Path.cwd().name}/: check its "
-                                "name")
+        place = "" if path.is_absolute() else f" in {Path.cwd().name}/"
+        raise FileNotFoundError(f"no photo {shown(str(path))}{place}: check its name")
     if not path.is_file():  # opening a pipe would wait for ever
         raise BadPhoto(path, "not a file (a folder, a pipe, or a broken link)")
     if path.stat().st_size > MAX_BYTES:

@@ -271,6 +271,9 @@ def open_catalogue(images: AnyPath | None = None, backbone: Backbone | str | Non
         fit none of the photos.
     """
     backbone = load_backbone(backbone) if isinstance(backbone, str) else backbone
+    if not isinstance(backbone, Backbone | None):
+        raise TypeError(f"backbone is {shown(backbone)}: pass a network's name, or what "
+                        "load_backbone returns")
     folder = get_images() if images is None else own_folder(images)
     with open_store() as store:
         photos, faults = photos_of(store, folder, photo_files(folder))
@@ -298,6 +301,9 @@ def open_catalogue(images: AnyPath | None = None, backbone: Backbone | str | Non
         {path: name for name in names for path in paths[name][1:]}, new, skipped, table)
     if backbone:
         catalogue.backbone = backbone
+    if len(names) > 1 and len({*catalogue._group_of}) == 1:
+        say(f"All {len(names):,} photos are in one group, {shown(catalogue.groups[0])}, so no "
+            "photo recommends another one: give each product a group of its own")
     if images is None and folder.name != "drawn_images" and not _of_the_tutorial(photos):
         say_once(f"The lessons are about the tutorial's photos; {folder.name}/ holds others. For "
                  "your own photos, open your_own_photos.ipynb", folder)
@@ -400,4 +406,6 @@ def nearest(query: Query, factors: int, k: int = 4, catalogue: Catalogue | None 
         Nearest first: number, label, squared distance, name. The query's own photos and groups are
         left out, and of each group only the nearest photo is returned.
     """
+    if isinstance(k, Catalogue):
+        raise TypeError("the third argument is k: pass the catalogue by name, catalogue=...")
     return given(catalogue).nearest(query, factors, k, colour)

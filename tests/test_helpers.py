@@ -200,6 +200,10 @@ def test_walking_from_photo_to_photo(catalogue):
     steps.number.value = 99
     assert "99" in steps.note.value and "55" in steps.note.value
     assert steps.shows == expected(catalogue, [0]), "what was shown stays"
+    steps.number.value = 0
+    assert steps.note.value == "" and Walk(catalogue).shows[0] == [f"0: {catalogue.labels[0]}"]
+    with pytest.raises(ValueError, match="a number from 0"):
+        Walk(catalogue, 3, 20, float("nan"))
 
 
 def test_the_sliders_search_again(catalogue):

@@ -56,6 +56,8 @@ def test_a_photo_is_in_the_catalogue_once(home, tiny):
     assert catalogue.copies == {"b.png": "0.png", "z.png": "0.png"} and catalogue.new_photos == []
     found = nearest(0, 3, catalogue=catalogue)
     assert numbers(found) in ([1, 2], [2, 1]), "a photo is not recommended to itself"
+    with pytest.raises(TypeError, match="pass the catalogue by name"):
+        nearest(0, 3, catalogue)
     for query in ("b.png", mine / "z.png", str(mine / "0.png")):
         assert nearest(query, 3, catalogue=catalogue) == found
 
@@ -89,6 +91,7 @@ def test_copies_that_disagree_have_no_label_and_no_group(home, tiny, capsys):
 @pytest.mark.parametrize("labels, expected", [
     (None, ["Hat", ""]), ("colour", ["", "red", "blue"]),
     ({"a.png": 7, "b": float("nan"), "sub/c": 12.5}, ["7", "", "12.5"]),
+    ({"a.png": "exact", "A.PNG": "another", "B": "b"}, ["exact", "b", ""]),
     (lambda name: name[0], ["a", "b", "s"]), (lambda name: {"b.png": "n/a"}.get(name),
                                               ["", "n/a", ""])])
 def test_labels_in_three_forms(home, tiny, labels, expected):
@@ -124,9 +127,10 @@ def test_it_searches_until_it_has_found_enough():
     assert numbers(nearest(399, 2, 4, catalogue)) == [389, 379, 369, 359]
 
 
-def test_a_photo_from_outside_has_no_group(home, tiny):
+def test_a_photo_from_outside_has_no_group(home, tiny, capsys):
     mine = put(home / "mine", "a.png", "b.png", "c.png")
     catalogue = open_catalogue(mine, tiny, groups=lambda name: "all")
+    assert "All 3 photos are in one group, 'all', so no photo recommends" in capsys.readouterr().out
     image = Image.open(mine / "a.png")
     assert numbers(nearest(image, 3, catalogue=catalogue)) == [0]
     copy(mine, "a.png", "of the same bytes.png")
@@ -145,6 +149,8 @@ def test_what_is_no_folder_no_network_and_no_catalogue(home, tiny):
         open_catalogue(5)
     with pytest.raises(ValueError, match="no network is called 'resnet51'"):
         open_catalogue(put(home / "mine", "a.png"), "resnet51")
+    with pytest.raises(TypeError, match="backbone is .*: pass a network's name"):
+        open_catalogue(home / "mine", {"a.png": "Hat"})
     with pytest.raises(TypeError, match=r"is not a catalogue: pass open_catalogue\("):
         nearest(3, 10, 4, "mine")
 

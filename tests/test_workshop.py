@@ -11,7 +11,6 @@ import nbformat
 import pytest
 from PIL import Image
 
-from lookalike import folders
 from lookalike.common import HERE
 from lookalike.photos import photo_hash
 
@@ -96,6 +95,9 @@ def test_photos_without_their_table_and_other_photos(home, photos, monkeypatch, 
     (home / "images.csv").write_text("image,label\nhat-00,Hat\n")
     check.check_photos()
     assert len(check.to_fix) == 1 and "1 in images/, 1 with a label" in capsys.readouterr().out
+    monkeypatch.setattr("lookalike.shipped.shipped_vectors", lambda: {known: b"", b"gone": b""})
+    check.check_photos()
+    assert check.to_fix.pop().startswith("1 of the tutorial's 2 photos are not in images/: copy")
 
 
 def test_all_is_well_but_for_other_embeddings_than_ours(tmp_path, monkeypatch, capsys):
@@ -117,6 +119,10 @@ def test_the_offline_kit(home, photos, tmp_path_factory, monkeypatch, capsys):
     monkeypatch.setenv("FASHION_IMAGES", str(photos))
     monkeypatch.setattr(sys, "argv", ["offline_kit.py", str(target), "--system", "windows",
                                       "--python", "3.12"])
+    with pytest.raises(SystemExit, match="other photos than the tutorial's: unset FASHION_IMAGES"):
+        offline_kit.main()
+    known = {photo_hash(photo): b"" for photo in photos.glob("*.jpg")}
+    monkeypatch.setattr("lookalike.shipped.shipped_vectors", lambda: known)
     offline_kit.main()
     versions, command = ran
     assert versions[1:5] == ["-m", "uv", "pip", "compile"] and "windows" in versions
@@ -134,7 +140,7 @@ def test_the_offline_kit(home, photos, tmp_path_factory, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("arguments, words", [
-    ([HERE / "kit"], "name a folder outside"),
+    ([HERE / "kit"], "name a folder outside"), (["file"], "name an empty or a new folder"),
     (["s", "--system", "windows"], "-m pip install uv"),
     (["s", "--python", "3.9"], "for Python 3.9, name the system as well"),
     (["s"], "could not be downloaded, see above: run this again with an internet")])
@@ -145,22 +151,23 @@ def test_kits_that_cannot_be_made(monkeypatch, capsys, tmp_path, arguments, word
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(offline_kit.subprocess, "run", fails)
     monkeypatch.setattr(offline_kit.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(offline_kit, "tutorials_photos", lambda: None)
     monkeypatch.setattr(sys, "argv", ["offline_kit.py", *map(str, arguments)])
+    (tmp_path / "file").touch()
     with pytest.raises(SystemExit) as error:
         offline_kit.main()
     assert words in f"{error.value}{capsys.readouterr().err}"
     assert not (HERE / "kit").exists()
 
 
-def test_the_table_comes_along_and_drawn_garments_are_told(home, tmp_path, monkeypatch):
+def test_the_table_comes_along_and_drawn_garments_are_told(home, tmp_path):
     (home / "mine").mkdir()
     (home / "images.csv").write_text("image,label\na,Hat\n")
-    monkeypatch.setenv("FASHION_IMAGES", str(home / "mine"))
-    assert offline_kit.photos(tmp_path) == ""
+    assert offline_kit.copy_photos(home / "mine", tmp_path) == ""
     assert [p.name for p in (tmp_path / "images").iterdir()] == ["images.csv"]
     (tmp_path / "drawn_images").mkdir()
-    monkeypatch.setattr(folders, "get_images", lambda: tmp_path / "drawn_images")
-    assert "NOT THE PHOTOS" in offline_kit.photos(tmp_path / "tutorial")
+    assert "NOT THE PHOTOS" in offline_kit.copy_photos(tmp_path / "drawn_images",
+                                                       tmp_path / "tutorial")
     assert [p.name for p in (tmp_path / "tutorial").iterdir()] == ["drawn_images"]
 
 
@@ -203,6 +210,11 @@ def test_copies_for_a_class(tmp_path):
         assert not any(one.get("outputs") or one.get("execution_count") for one in cells)
         for link in re.findall(r"\]\((?!http)([\w./]+)", "".join(one.source for one in cells)):
             assert (tmp_path / "class" / link).exists() or link.startswith("../"), link
+    nbformat.write(nbformat.v4.new_notebook(), copies[0])  # somebody has worked in it
+    slides.write_class(tmp_path / "class")
+    assert len(list((tmp_path / "class").glob("*.ipynb"))) == len(copies) + 1
+    (before,) = (tmp_path / "class").glob("*-before.ipynb")
+    assert nbformat.read(before, 4).cells == []
 
 
 # ---- the 90 minutes --------------------------------------------------------------------------

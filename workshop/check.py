@@ -163,11 +163,15 @@ def check_copy(images):
     files = {name: photos.photo_hash(images / name) for name in folders.photo_files(images)}
     known, fix = shipped.shipped_vectors().keys(), ""
     ours = sum(photo in known for photo in files.values())
+    missing = len(known - {*files.values()})
     table = folders.read_table(images, files, of_the_tutorial=2 * ours >= len(files))
     labelled = sum(map(bool, table.columns.get(table.label, {}).values()))
     if 2 * ours < len(files):
         fix = (f"{images.name}/ holds other photos than the tutorial's: unset FASHION_IMAGES, and "
                "open notebooks/your_own_photos.ipynb for photos of your own.")
+    elif missing:
+        fix = (f"{missing:,} of the tutorial's {len(known):,} photos are not in {images.name}/: "
+               "copy the folder again, whole.")
     elif not labelled:
         fix = f"{images.name}/ came without labels: copy images.csv into this folder."
     say("photos", f"{len(files):,} in {images.name}/, {labelled:,} with a label", fix)

@@ -23,10 +23,10 @@ SYSTEMS = {  # uv's name for each, and the names that pip gives its wheels
     "macos-arm": ("aarch64-apple-darwin", ["macosx_14_0_arm64", "macosx_12_0_arm64",
                                            "macosx_11_0_arm64"]),
 }
-LEAVE_OUT = shutil.ignore_patterns(".git", ".venv", "venv", "embeddings", "images", "drawn_images",
-                                   "t-shirt.jpg", "recommendations", "__pycache__", ".*_cache",
-                                   ".ipynb_checkpoints", "html", "slides.html", "[0-9]*.html",
-                                   "your_own_photos.html")
+LEAVE_OUT = shutil.ignore_patterns(".git", ".venv", "venv", "env", ".env", "embeddings", "images",
+                                   "drawn_images", "t-shirt.jpg", "recommendations", "__pycache__",
+                                   ".*_cache", ".ipynb_checkpoints", "html", "slides.html",
+                                   "[0-9]*.html", "your_own_photos.html")
 PAGE = """# Without internet
 
 Copy the folders `tutorial` and `wheels` next to each other on your machine. Open a terminal in the
@@ -67,10 +67,25 @@ def wheels(target, system, version, torch_index):
                     *[word for name in names for word in ("--platform", name)]], check=True)
 
 
-def photos(tutorial):
+def tutorials_photos():
+    """Find the tutorial's photos or the drawn garments; end for a folder of other photos."""
+    from lookalike import folders, photos, shipped
+    try:
+        images = folders.get_images()
+        files = folders.photo_files(images)
+    except OSError as error:
+        sys.exit(str(error))
+    known = shipped.shipped_vectors()
+    some = files[::50]
+    if images.name != "drawn_images" and 2 * sum(
+            photos.photo_hash(images / one) in known for one in some) < len(some):
+        sys.exit(f"{images.name}/ holds other photos than the tutorial's: unset FASHION_IMAGES")
+    return images
+
+
+def copy_photos(images, tutorial):
     """Copy the photos, with their table inside, or else the drawn garments, under their name."""
     from lookalike import folders
-    images = folders.get_images()
     drawn = images.name == "drawn_images"
     target = tutorial / ("drawn_images" if drawn else "images")
     shutil.copytree(images, target, dirs_exist_ok=True)
@@ -112,6 +127,10 @@ def main():
     if given.folder.resolve().is_relative_to(HERE):
         ask.error(f"{given.folder} is inside the tutorial, which would be copied into itself: name "
                   "a folder outside")
+    if given.folder.exists() and not given.folder.is_dir() or \
+            (given.folder / "tutorial").resolve() == HERE:
+        ask.error(f"{given.folder} cannot hold the kit: name an empty or a new folder")
+    images = tutorials_photos()
     linux = given.system == "linux" or given.system == "this" and sys.platform == "linux"
     index = given.torch_index if given.torch_index is not None else CPU_TORCH if linux else ""
     given.folder.mkdir(parents=True, exist_ok=True)
@@ -121,7 +140,7 @@ def main():
         sys.exit("The packages could not be downloaded, see above: run this again with an internet "
                  "connection, for a Python from 3.11 to 3.14")
     shutil.copytree(HERE, given.folder / "tutorial", ignore=LEAVE_OUT, dirs_exist_ok=True)
-    instead = photos(given.folder / "tutorial")
+    instead = copy_photos(images, given.folder / "tutorial")
     start = page(given.folder, given.system, given.python)
     size = sum(file.stat().st_size for file in given.folder.rglob("*") if file.is_file())
     print(f"{given.folder}: {size / 1e9:.1f} GB. {instead}Read its {start}, and "

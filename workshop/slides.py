@@ -162,6 +162,7 @@ def write_html(folder):
             "name": path.stem, "path": str(path.parent)}})
         page = re.sub(NO_ALT, lambda _, alts=alts: html.escape(next(alts, "")), page)
         page = re.sub(r'href="([\w-]+)\.ipynb', r'href="\1.html', page)
+        page = page.replace('href="../benchmarks/', 'href="../../benchmarks/')
         page = re.sub(r'<script src="https?://[^"]*"[^>]*>\s*</script>', "", page)  # not needed
         (folder / f"{path.stem}.html").write_text(page, encoding="utf-8")
         print(f"html/{path.stem}.html")
@@ -174,7 +175,11 @@ def write_class(folder):
         shutil.copy(beside, folder)
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         notebook, _ = ClearOutputPreprocessor().preprocess(nbformat.read(path, 4), {})
-        nbformat.write(notebook, folder / path.name)
+        copy = folder / path.name
+        if copy.exists() and nbformat.read(copy, 4) != notebook:  # somebody worked in it
+            copy.replace(copy.with_name(f"{path.stem}-before.ipynb"))
+            print(f"{folder.name}/{path.stem}-before.ipynb: your copy, which differs from ours")
+        nbformat.write(notebook, copy)
     print(f"{folder.name}/: the notebooks without outputs")
 
 

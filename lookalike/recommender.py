@@ -26,7 +26,7 @@ from lookalike.folders import photo_files, read_table, values_of
 from lookalike.networks import Backbone, load_backbone, refuse_another_network
 from lookalike.photos import BadPhoto, pil_loader
 from lookalike.query import Found, Query, find, whole
-from lookalike.shipped import SHIPPED_BY, shipped_vectors
+from lookalike.shipped import SHIPPED_BY, of_the_tutorial
 from lookalike.store import keep, network_of, open_store, photos_of, remember_network
 from lookalike.store import vectors_of
 from lookalike.vectors import as_weight, concatenate, group_numbers, is_missing
@@ -278,7 +278,7 @@ def open_catalogue(images: AnyPath | None = None, backbone: Backbone | str | Non
     with open_store() as store:
         photos, faults = photos_of(store, folder, photo_files(folder))
         _refuse_none(folder, photos, faults)
-        table = read_table(folder, photos, _of_the_tutorial(photos))
+        table = read_table(folder, photos, of_the_tutorial(photos.values()))
         paths, new, by_label = _arrange(folder, photos, table, labels)
         by_group = values_of(groups, "groups", photos, table) if groups is not None else {}
         about = backbone.about if backbone else network_of(store, folder) or SHIPPED_BY
@@ -304,7 +304,7 @@ def open_catalogue(images: AnyPath | None = None, backbone: Backbone | str | Non
     if len(names) > 1 and len({*catalogue._group_of}) == 1:
         say(f"All {len(names):,} photos are in one group, {shown(catalogue.groups[0])}, so no "
             "photo recommends another one: give each product a group of its own")
-    if images is None and folder.name != "drawn_images" and not _of_the_tutorial(photos):
+    if images is None and folder.name != "drawn_images" and not of_the_tutorial(photos.values()):
         say_once(f"The lessons are about the tutorial's photos; {folder.name}/ holds others. For "
                  "your own photos, open your_own_photos.ipynb", folder)
     if images is None and backbone is None:
@@ -319,12 +319,6 @@ def _refuse_none(folder, usable, reasons):
         reason = in_words(reason) if isinstance(reason, Exception) else reason
         raise BadPhoto(folder, f"none of its {len(reasons):,} photos can be used. The reason for "
                        f"the first: {reason}")
-
-
-def _of_the_tutorial(photos):
-    """Whether at least half of the photos, {name: SHA-256}, are the tutorial's."""
-    known = shipped_vectors()
-    return 2 * sum(photo in known for photo in photos.values()) >= len(photos)
 
 
 def _arrange(folder, photos, table, labels):

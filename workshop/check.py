@@ -162,11 +162,10 @@ def check_copy(images):
     from lookalike import folders, photos, shipped
     files = {name: photos.photo_hash(images / name) for name in folders.photo_files(images)}
     known, fix = shipped.shipped_vectors().keys(), ""
-    ours = sum(photo in known for photo in files.values())
-    missing = len(known - {*files.values()})
-    table = folders.read_table(images, files, of_the_tutorial=2 * ours >= len(files))
+    ours, missing = shipped.of_the_tutorial(files.values()), len(known - {*files.values()})
+    table = folders.read_table(images, files, ours)
     labelled = sum(map(bool, table.columns.get(table.label, {}).values()))
-    if 2 * ours < len(files):
+    if not ours:
         fix = (f"{images.name}/ holds other photos than the tutorial's: unset FASHION_IMAGES, and "
                "open notebooks/your_own_photos.ipynb for photos of your own.")
     elif missing:
